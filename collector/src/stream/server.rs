@@ -81,7 +81,7 @@ impl Server {
     pub fn run(mut self) -> Result<End> {
         loop {
             let now = Instant::now();
-            self.kept.fill(self.deadline.is_none(), now);
+            let has_more = self.kept.fill(self.deadline.is_none(), now);
             let progress = self.kept.progress();
             if progress.is_complete {
                 let last = *self.last.get_or_insert(now + LAST);
@@ -90,7 +90,7 @@ impl Server {
             if let Some(end) = self.end(progress, now) {
                 return Ok(end);
             }
-            self.wait(progress, now)?;
+            self.wait(progress, now, has_more)?;
             self.kept.window.woken();
             self.accept()?;
             self.read();
@@ -117,8 +117,8 @@ impl Server {
         }
     }
 
-    /// Waits until there is something to do.
-    fn wait(&self, progress: Progress, now: Instant) -> Result<()> {
+    /// Waits until there is something to do, or only looks what there is if more can be kept.
+    fn wait(&self, progress: Progress, now: Instant, has_more: bool) -> Result<()> {
         let mut waiting = vec![
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.kept.window.as_fd(), PollFlags::POLLIN),
@@ -129,7 +129,8 @@ impl Server {
         }
         // Rounded up, so that it does not wake before the time.
         let timeout = |deadline: Instant| PollTimeout::try_from(deadline - now + Duration::from_millis(1)).ok();
-        match poll(&mut waiting, self.deadline.and_then(timeout).unwrap_or(PollTimeout::NONE)) {
+        let timeout = self.deadline.and_then(timeout).unwrap_or(PollTimeout::NONE);
+        match poll(&mut waiting, if has_more { PollTimeout::ZERO } else { timeout }) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("waiting for a client"),
         }
@@ -201,16 +202,18 @@ impl Kept {
         self.spool.as_ref().map_or(progress, |spool| spool.progress(progress))
     }
 
-    /// Has the spool take what waits. While it cannot, the window fills up, and frames are dropped.
-    fn fill(&mut self, may_lose: bool, now: Instant) {
-        let Some(spool) = &mut self.spool else { return };
+    /// Has the spool take what waits. While it cannot, the window fills up, and frames are dropped. Returns whether it can take more at once.
+    fn fill(&mut self, may_lose: bool, now: Instant) -> bool {
+        let Some(spool) = &mut self.spool else { return false };
         if self.failed.is_some_and(|failed| now - failed < RETRY) {
-            return;
+            return false;
         }
-        self.failed = spool.fill(&self.window, may_lose).err().map(|error| {
+        let filled = spool.fill(&self.window, may_lose);
+        self.failed = filled.as_ref().err().map(|error| {
             warn!(%error, "frames cannot be kept; retrying in {} seconds", RETRY.as_secs());
             now
         });
+        filled.unwrap_or(false)
     }
 
     /// Where a client begins that has received so many bytes, and what it needs before.
@@ -485,6 +488,27 @@ mod tests {
         client.confirm(17 << 20, &mut kept).expect("it was sent");
         assert_eq!(sent(&mut client, &kept), Some(20 << 20));
         assert_eq!(reader.join().expect("it does not panic").expect("it ends"), 8 + (20 << 20));
+    }
+
+    #[test]
+    fn all_that_waits_is_kept_without_a_client() {
+        let directory = Directory::new("waits");
+        let window = Arc::new(Window::new().expect("a descriptor"));
+        let spool = Spool::new(&directory.0, 32 << 20).expect("it can be written");
+        for _ in 0..8 {
+            assert!(window.append(&block()));
+        }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server::bind(any, Arc::clone(&window), Some(spool), PATIENCE, PATIENCE).expect("a port");
+        let server = thread::spawn(|| server.run());
+        let start = Instant::now();
+        while window.progress().start < 8 << 20 {
+            assert!(start.elapsed() < PATIENCE, "{:?}", window.progress());
+            thread::yield_now();
+        }
+        window.hurry();
+        window.complete(&[]);
+        assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Left);
     }
 
     #[test]
