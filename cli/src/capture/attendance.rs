@@ -168,10 +168,11 @@ impl Attendance<'_> {
         }
         match end {
             End::NotRead => Ok(()),
-            _ if is_due => Ok(()),
+            End::Complete if is_due => Ok(()),
             End::Complete => {
                 Err(Failure::error(format!("the capture has ended early: the pod {pod} was asked to end")))
             }
+            End::Cut(why) if is_due => Err(Failure::error(format!("the last frames are missing: {why}"))),
             End::Cut(why) => Err(Failure::error(format!("the capture has ended early: {why}"))),
         }
     }

@@ -26,7 +26,7 @@ use crate::output::window::{Progress, ROOM, Window};
 const CHUNK: usize = 256 << 10;
 /// How long the files of the spool are left alone after an error.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the client may take for what is left when the stream has ended.
+/// How long the client may take for what is left when the stream has ended, or of what a spool has kept, for each part that it confirms.
 const LAST: Duration = Duration::from_secs(20);
 
 /// Why a stream is no longer served.
@@ -53,8 +53,8 @@ pub struct Server {
     newcomer: Option<Client>,
     /// When the client is gone. None: it is not waited for.
     deadline: Option<Instant>,
-    /// By when the client has to have what is left.
-    last: Option<Instant>,
+    /// What it had confirmed of a stream that has ended, and by when it has to confirm more.
+    last: Option<(u64, Instant)>,
 }
 
 impl Server {
@@ -84,7 +84,7 @@ impl Server {
             let has_more = self.kept.fill(self.deadline.is_none(), now);
             let progress = self.kept.progress();
             if progress.is_complete {
-                let last = *self.last.get_or_insert(now + LAST);
+                let last = self.last(progress.start, now);
                 self.deadline = Some(self.deadline.map_or(last, |deadline| deadline.min(last)));
             }
             if let Some(end) = self.end(progress, now) {
@@ -100,6 +100,13 @@ impl Server {
                 self.lose(&error);
             }
         }
+    }
+
+    /// By when the client has to have what is left.
+    fn last(&mut self, confirmed: u64, now: Instant) -> Instant {
+        let has_spool = self.kept.spool.is_some();
+        let earlier = self.last.filter(|(before, _)| !has_spool || *before == confirmed);
+        self.last.insert(earlier.unwrap_or((confirmed, now + LAST))).1
     }
 
     fn end(&mut self, progress: Progress, now: Instant) -> Option<End> {
@@ -509,6 +516,21 @@ mod tests {
         window.hurry();
         window.complete(&[]);
         assert_eq!(server.join().expect("it does not panic").expect("it serves"), End::Left);
+    }
+
+    #[test]
+    fn what_was_kept_may_take_long_in_the_end() {
+        let directory = Directory::new("last");
+        let spool = Spool::new(&directory.0, 32 << 20).expect("it can be written");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (spool, later) in [(Some(spool), LAST), (None, Duration::ZERO)] {
+            let window = Arc::new(Window::new().expect("a descriptor"));
+            let mut server = Server::bind(any, window, spool, PATIENCE, PATIENCE).expect("a port");
+            let now = Instant::now();
+            assert_eq!(server.last(5, now), now + LAST);
+            assert_eq!(server.last(5, now + LAST), now + LAST, "it confirms nothing");
+            assert_eq!(server.last(6, now + LAST), now + LAST + later);
+        }
     }
 
     #[test]
