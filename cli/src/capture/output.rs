@@ -205,6 +205,25 @@ impl Files {
     }
 }
 
+/// A file with something in it that would be replaced.
+pub fn replaced(path: &Path, rotation: Option<Rotation>) -> Option<PathBuf> {
+    let mut paths = vec![path.to_owned()];
+    if rotation.is_some() {
+        // Any number is reached some time.
+        let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        let names =
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| path.with_file_name(entry.file_name()));
+        paths = names.filter(|name| number(path, name).is_some()).collect();
+    }
+    paths.into_iter().find(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0))
+}
+
+/// The number in the name of a file of a rotation.
+fn number(path: &Path, file: &Path) -> Option<u32> {
+    let number = file.file_stem()?.to_str()?.rsplit_once('-')?.1.parse().ok()?;
+    (numbered(path, number) == file).then_some(number)
+}
+
 /// `web.pcapng` becomes `web-000001.pcapng`.
 fn numbered(path: &Path, number: u32) -> PathBuf {
     let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
@@ -227,6 +246,28 @@ mod tests {
             assert_eq!(writing.finish().await.is_ok(), is_ok);
             assert_eq!(writing.written(), written);
         }
+    }
+
+    #[test]
+    fn files_that_would_be_replaced_are_found() {
+        let directory = std::env::temp_dir().join(format!("podtap-replaced-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("it can be created");
+        let path = directory.join("web.pcapng");
+        let rotation = Some(Rotation { bytes: 100, files: 2 });
+        let write = |name: &str, text: &str| fs::write(directory.join(name), text).expect("it can be written");
+        for name in ["web-1.pcapng", "web-000001.pcap", "cart-000001.pcapng"] {
+            write(name, "x");
+        }
+        write("web-000001.pcapng", "");
+        assert_eq!((replaced(&path, None), replaced(&path, rotation)), (None, None));
+        write("web-000007.pcapng", "x");
+        assert_eq!(
+            (replaced(&path, None), replaced(&path, rotation)),
+            (None, Some(directory.join("web-000007.pcapng")))
+        );
+        write("web.pcapng", "x");
+        assert_eq!(replaced(&path, None), Some(path));
+        fs::remove_dir_all(&directory).expect("it can be removed");
     }
 
     #[test]

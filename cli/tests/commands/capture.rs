@@ -213,6 +213,21 @@ fn a_capture_that_is_kept_outlives_a_refusal_of_its_tap() {
 }
 
 #[test]
+fn a_capture_is_continued_in_another_file() {
+    let server = kept(json!({"podtap.dev/kept": "3600"}));
+    let path = std::env::temp_dir().join(format!("podtap-continued-{}.pcapng", std::process::id()));
+    let file = path.to_str().expect("it is text");
+    for (before, expected) in [("", 124), ("frames", 4)] {
+        fs::write(&path, before).expect("it can be written");
+        let output = server.run(&["capture", "--resume", "kept", "-w", file, "--wait", "1s"]);
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        assert_eq!(stderr(&output).contains("name another file"), expected == 4, "{}", stderr(&output));
+        assert_eq!(fs::read_to_string(&path).expect("it exists"), before);
+    }
+    fs::remove_file(path).expect("it exists");
+}
+
+#[test]
 fn without_wireshark_nothing_is_created() {
     let server = cluster(true, None);
     let output = server
