@@ -51,6 +51,8 @@ pub struct Server {
     client: Option<Client>,
     /// One that has not told that yet.
     newcomer: Option<Client>,
+    /// Whether it ends without a client.
+    needs_client: bool,
     /// When the client is gone. None: it is not waited for.
     deadline: Option<Instant>,
     /// What it had confirmed of a stream that has ended, and by when it has to confirm more.
@@ -58,19 +60,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens for a client, which has to come within `first`; if there is a spool, that need not be.
+    /// Listens for a client, which has to come within `first`. If there is a spool, it need not come back.
     pub fn bind(
         address: SocketAddr,
         window: Arc<Window>,
         spool: Option<Spool>,
-        first: Duration,
+        first: Option<Duration>,
         patience: Duration,
     ) -> Result<Self> {
         let listener = TcpListener::bind(address).with_context(|| format!("{address} cannot be listened on"))?;
         listener.set_nonblocking(true)?;
-        let deadline = spool.is_none().then(|| Instant::now() + first);
+        let deadline = first.map(|first| Instant::now() + first);
+        let needs_client = spool.is_none() || first.is_some();
         let kept = Kept { window, spool, failed: None };
-        Ok(Self { listener, kept, patience, client: None, newcomer: None, deadline, last: None })
+        Ok(Self { listener, kept, patience, client: None, newcomer: None, needs_client, deadline, last: None })
     }
 
     pub fn address(&self) -> io::Result<SocketAddr> {
@@ -115,7 +118,7 @@ impl Server {
             Some(End::Complete)
         } else if progress.is_complete && progress.is_urgent && self.client.is_none() {
             Some(End::Left)
-        } else if is_late && self.kept.spool.is_some() && !progress.is_complete {
+        } else if is_late && !self.needs_client && !progress.is_complete {
             // Another one may come at any time.
             (self.client, self.deadline) = (None, None);
             None
@@ -167,6 +170,7 @@ impl Server {
                         newcomer.begin(&preamble, at);
                         // An earlier one, whose end did not get here, is closed.
                         self.client = Some(newcomer);
+                        self.needs_client = self.kept.spool.is_none();
                         self.deadline = Some(Instant::now() + self.patience);
                     }
                     Err(error) => warn!(%error, "a client is refused"),
@@ -361,7 +365,7 @@ mod tests {
         assert!(window.append(&[1; 100]));
         window.confirm(40);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, Arc::clone(&window), None, PATIENCE, patience).expect("a port");
+        let server = Server::bind(any, Arc::clone(&window), None, Some(PATIENCE), patience).expect("a port");
         (server.address().expect("it listens"), window, thread::spawn(|| server.run()))
     }
 
@@ -506,7 +510,7 @@ mod tests {
             assert!(window.append(&block()));
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, Arc::clone(&window), Some(spool), PATIENCE, PATIENCE).expect("a port");
+        let server = Server::bind(any, Arc::clone(&window), Some(spool), None, PATIENCE).expect("a port");
         let server = thread::spawn(|| server.run());
         let start = Instant::now();
         while window.progress().start < 8 << 20 {
@@ -519,13 +523,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_may_need_a_first_client() {
+        let directory = Directory::new("first");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        for comes in [false, true] {
+            let window = Arc::new(Window::new().expect("a descriptor"));
+            let spool = Spool::new(&directory.0, 32 << 20).expect("it can be written");
+            let first = Some(if comes { PATIENCE } else { Duration::ZERO });
+            let server = Server::bind(any, Arc::clone(&window), Some(spool), first, Duration::ZERO).expect("a port");
+            let address = server.address().expect("it listens");
+            let server = thread::spawn(|| server.run());
+            if comes {
+                // It is gone at once, and another one may come.
+                for _ in 0..2 {
+                    accepted(address, 0);
+                }
+                window.hurry();
+                window.complete(&[]);
+            }
+            let end = if comes { End::Complete } else { End::Abandoned };
+            assert_eq!(server.join().expect("it does not panic").expect("it serves"), end);
+        }
+    }
+
+    #[test]
     fn what_was_kept_may_take_long_in_the_end() {
         let directory = Directory::new("last");
         let spool = Spool::new(&directory.0, 32 << 20).expect("it can be written");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         for (spool, later) in [(Some(spool), LAST), (None, Duration::ZERO)] {
             let window = Arc::new(Window::new().expect("a descriptor"));
-            let mut server = Server::bind(any, window, spool, PATIENCE, PATIENCE).expect("a port");
+            let mut server = Server::bind(any, window, spool, Some(PATIENCE), PATIENCE).expect("a port");
             let now = Instant::now();
             assert_eq!(server.last(5, now), now + LAST);
             assert_eq!(server.last(5, now + LAST), now + LAST, "it confirms nothing");
