@@ -183,7 +183,8 @@ impl<'a> Stream<'a> {
     fn begin(&mut self, from: u64) -> Outcome<()> {
         if self.received > 0 && from != self.received {
             return Err(Failure::error(
-                "what followed has been overwritten by newer frames while this program was away: continue with --resume, in another file",
+                "what followed was read by another --resume, or overwritten by newer frames while this program was away: continue with \
+                 --resume, in another file",
             ));
         }
         if self.received == 0 {
