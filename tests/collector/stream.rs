@@ -433,7 +433,8 @@ fn what_is_kept_without_a_client_can_be_read_alone() {
     let directory = Directory::new("kept");
     let path = directory.0.to_str().expect("it is text");
     let room = ROOM.to_string();
-    let stream = Stream::start(&pod, &["--keep", path, "--keep-bytes", &room, "--abandoned-after", "1"]);
+    let stream =
+        Stream::start(&pod, &["--keep", path, "--keep-bytes", &room, "--abandoned-after", "1", "--first-client", "60"]);
     let _connection = pod.hand_over(RECEIVER);
     let mut injector = pod.injector(RECEIVER);
     injector.frames(&[identity("web", WEB), identity("cart", CART), udp((CART, 3), (OUTSIDE, 4), &[1; 8])]);

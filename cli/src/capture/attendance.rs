@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     connection::Cluster,
-    console::{Console, counted},
+    console::{Console, counted, warn},
     exit::{Exit, Failure, Outcome},
     tap::Tap,
     wait::{Progress, Waiting, interrupted, progress, until},
@@ -168,19 +168,20 @@ impl Attendance<'_> {
         }
         match end {
             End::NotRead => Ok(()),
-            _ if is_due => Ok(()),
+            End::Complete if is_due => Ok(()),
             End::Complete => {
                 Err(Failure::error(format!("the capture has ended early: the pod {pod} was asked to end")))
             }
+            End::Cut(why) if is_due => Err(Failure::error(format!("the last frames are missing: {why}"))),
             End::Cut(why) => Err(Failure::error(format!("the capture has ended early: {why}"))),
         }
     }
 
-    /// Reports how far the tap is. Returns why it cannot be captured from.
+    /// Reports how far the tap is. Returns why it cannot be captured from; of a capture that is kept, only that it was deleted.
     async fn watch_tap(self) -> Failure {
         let Self { session, limits, console, .. } = self;
         let mut waiting = Waiting::new(console);
-        let (mut was_seen, mut was_ready) = (false, false);
+        let (mut was_seen, mut was_ready, mut refusal) = (false, false, None);
         loop {
             let watched = until(self.cluster, self.tap, limits.deadline(), |current| {
                 let Some(current) = current else {
@@ -188,26 +189,34 @@ impl Attendance<'_> {
                     return ControlFlow::Break(Failure::new(Exit::Refused, "the tap of this capture was deleted"));
                 };
                 was_seen = true;
-                match progress(current) {
+                let refused = match progress(current) {
                     Progress::Ready if !was_ready => {
                         let tapped = current.status().map(|status| status.tapped_pods).unwrap_or_default();
                         let pods = counted(usize::try_from(tapped).unwrap_or_default(), "pod");
                         let ended = if limits.keep { "this program" } else { "it" };
                         console.progress(&format!("capturing from {pods}. Ctrl-C ends {ended}"));
                         was_ready = true;
+                        None
                     }
-                    Progress::Partly(why) | Progress::Waiting(why) if !was_ready => waiting.reports(why.to_string()),
-                    Progress::Ready | Progress::Partly(_) | Progress::Waiting(_) => {}
+                    Progress::Partly(why) | Progress::Waiting(why) if !was_ready => {
+                        waiting.reports(why.to_string());
+                        None
+                    }
+                    Progress::Ready | Progress::Partly(_) | Progress::Waiting(_) => None,
                     Progress::Suspended(why) => {
-                        let message = format!("the tap of this capture is suspended: {}", why.with_page());
-                        return ControlFlow::Break(Failure::new(Exit::Refused, message));
+                        Some(format!("the tap of this capture is suspended: {}", why.with_page()))
                     }
-                    Progress::Refused(why) => {
-                        session.set_over();
-                        let message = format!("the tap of this capture is refused: {}", why.with_page());
-                        return ControlFlow::Break(Failure::new(Exit::Refused, message));
+                    Progress::Refused(why) => Some(format!("the tap of this capture is refused: {}", why.with_page())),
+                };
+                match &refused {
+                    Some(message) if !limits.keep => {
+                        return ControlFlow::Break(Failure::new(Exit::Refused, message.clone()));
                     }
+                    // The pod may have frames that were not read yet.
+                    Some(message) if refused != refusal => warn(message),
+                    _ => {}
                 }
+                refusal = refused;
                 ControlFlow::Continue(())
             });
             match watched.await {

@@ -34,7 +34,7 @@ use self::{
     attendance::Attendance,
     blocks::Format,
     objects::{LEAST, Limits},
-    output::{Files, Output, Rotation, Writing, ended},
+    output::{Files, Output, Rotation, Writing, ended, replaced},
     session::Session,
     wireshark::Program,
 };
@@ -156,6 +156,15 @@ struct Opened {
 }
 
 impl Sink {
+    /// What an earlier part of a capture was written to is not to be lost.
+    fn replaces_nothing(&self) -> Outcome<()> {
+        let Self::Path(path, rotation) = self else { return Ok(()) };
+        let Some(path) = replaced(path, *rotation) else { return Ok(()) };
+        let message =
+            format!("{} exists, and would be replaced: name another file with -w, or remove it", path.display());
+        Err(Failure::new(Exit::Refused, message))
+    }
+
     /// Waits for a FIFO until it has a reader: on a thread of its own, so that signals are heeded meanwhile.
     async fn open(self, format: Format) -> Outcome<Opened> {
         let (sender, opened) = oneshot::channel();
@@ -195,6 +204,7 @@ pub async fn run(arguments: Arguments, connection: &Connection, console: Console
     // Before anything is changed.
     let sink = arguments.output.sink(&title)?;
     if let Some(name) = &arguments.resume {
+        sink.replaces_nothing()?;
         return resume(&arguments, &cluster, sink, name, limits, console).await;
     }
     let target = arguments.target.clone().or_else(|| arguments.pods.selection().map(Target::Selected));

@@ -107,13 +107,13 @@ pub fn job(
         format!("--ether-type={ether_type}"),
         format!("--for={}", seconds(limits.time)),
         format!("--abandoned-after={}", seconds(ABANDONED_AFTER)),
+        // It was asked for by a program that runs: the image is there when this counts.
+        format!("--first-client={}", seconds(ABANDONED_AFTER)),
     ];
     if limits.keep {
         command.extend([format!("--keep={DIRECTORY}"), format!("--keep-bytes={}", limits.bytes)]);
     } else {
         command.push(format!("--max-bytes={}", limits.bytes));
-        // It was asked for by a program that runs: the image is there when this counts.
-        command.push(format!("--first-client={}", seconds(ABANDONED_AFTER)));
     }
     if format == Format::Pcap {
         command.push("--format=pcap".to_owned());
@@ -253,7 +253,7 @@ mod tests {
         assert!(!template.metadata.and_then(|metadata| metadata.labels).expect("it has some").contains_key(KEPT));
         let pod = template.spec.expect("it has a spec");
         let command = pod.containers[0].command.clone().expect("it has a command").join(" ");
-        assert!(command.ends_with("--keep=/frames --keep-bytes=1073741824"), "{command}");
+        assert!(command.ends_with("--first-client=15 --keep=/frames --keep-bytes=1073741824"), "{command}");
         let volume = pod.volumes.expect("it has one").remove(0).empty_dir.expect("it is one");
         assert_eq!(volume.size_limit.expect("it has one").0, "1082130432");
     }

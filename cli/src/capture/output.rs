@@ -107,7 +107,10 @@ impl Output {
                 && let Some(blocks) = receiver.blocking_recv()
             {
                 outcome = self.write(&blocks);
-                progress.written.fetch_add(blocks.len() as u64, Ordering::Release);
+                // What was not written, the pod is to keep.
+                if outcome.is_ok() {
+                    progress.written.fetch_add(blocks.len() as u64, Ordering::Release);
+                }
                 progress.progress.notify_one();
             }
             // A program's input ends.
@@ -202,6 +205,25 @@ impl Files {
     }
 }
 
+/// A file with something in it that would be replaced.
+pub fn replaced(path: &Path, rotation: Option<Rotation>) -> Option<PathBuf> {
+    let mut paths = vec![path.to_owned()];
+    if rotation.is_some() {
+        // Any number is reached some time.
+        let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        let names =
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| path.with_file_name(entry.file_name()));
+        paths = names.filter(|name| number(path, name).is_some()).collect();
+    }
+    paths.into_iter().find(|path| fs::metadata(path).is_ok_and(|file| file.len() > 0))
+}
+
+/// The number in the name of a file of a rotation.
+fn number(path: &Path, file: &Path) -> Option<u32> {
+    let number = file.file_stem()?.to_str()?.rsplit_once('-')?.1.parse().ok()?;
+    (numbered(path, number) == file).then_some(number)
+}
+
 /// `web.pcapng` becomes `web-000001.pcapng`.
 fn numbered(path: &Path, number: u32) -> PathBuf {
     let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
@@ -213,6 +235,40 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn what_cannot_be_written_does_not_count_as_written() {
+        for (path, written, is_ok) in [("/dev/null", 7, true), ("/dev/full", 0, false)] {
+            let files = Files::create(Path::new(path), Format::Pcapng, None).expect("it exists");
+            let mut writing = Output::Files(files).start();
+            writing.send(vec![1; 7]);
+            assert_eq!(writing.finish().await.is_ok(), is_ok);
+            assert_eq!(writing.written(), written);
+        }
+    }
+
+    #[test]
+    fn files_that_would_be_replaced_are_found() {
+        let directory = std::env::temp_dir().join(format!("podtap-replaced-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("it can be created");
+        let path = directory.join("web.pcapng");
+        let rotation = Some(Rotation { bytes: 100, files: 2 });
+        let write = |name: &str, text: &str| fs::write(directory.join(name), text).expect("it can be written");
+        for name in ["web-1.pcapng", "web-000001.pcap", "cart-000001.pcapng"] {
+            write(name, "x");
+        }
+        write("web-000001.pcapng", "");
+        assert_eq!((replaced(&path, None), replaced(&path, rotation)), (None, None));
+        write("web-000007.pcapng", "x");
+        assert_eq!(
+            (replaced(&path, None), replaced(&path, rotation)),
+            (None, Some(directory.join("web-000007.pcapng")))
+        );
+        write("web.pcapng", "x");
+        assert_eq!(replaced(&path, None), Some(path));
+        fs::remove_dir_all(&directory).expect("it can be removed");
+    }
 
     #[test]
     fn the_newest_files_are_kept_and_each_has_a_beginning() {

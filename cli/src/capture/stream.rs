@@ -67,6 +67,8 @@ pub struct Stream<'a> {
     /// How far it has come, and what was confirmed, as places in the stream.
     received: u64,
     confirmed: u64,
+    /// Whether the pod has closed the last connection with nothing left to be written, as it does at the end of the stream.
+    has_all: bool,
     /// How long the pod waits for this program.
     patience: Duration,
 }
@@ -74,7 +76,7 @@ pub struct Stream<'a> {
 impl<'a> Stream<'a> {
     /// Nothing is read yet.
     pub fn new(session: &'a Session, pod: &'a str, blocks: Blocks, output: &'a Writing, patience: Duration) -> Self {
-        Self { session, pod, output, blocks, received: 0, confirmed: 0, patience }
+        Self { session, pod, output, blocks, received: 0, confirmed: 0, has_all: false, patience }
     }
 
     /// Reads until its end. Connects again for as long as the pod waits for that.
@@ -96,6 +98,7 @@ impl<'a> Stream<'a> {
                 Err(_) => {}
             }
             match timeout(ANSWER, self.session.state(self.pod)).await {
+                Ok(Ok(State::Ended(_))) if self.has_all => return Ok(End::Complete),
                 Ok(Ok(State::Ended(why))) => return Ok(End::Cut(why)),
                 Ok(Ok(State::Runs | State::Waits(_))) => contact = Instant::now(),
                 Ok(Err(_)) | Err(_) => {}
@@ -166,6 +169,7 @@ impl<'a> Stream<'a> {
                 // The pod waits for this.
                 Some(_) if self.confirmed == self.received && self.blocks.is_at_an_end() => {
                     let _ = writer.shutdown().await;
+                    self.has_all = true;
                     return Ok(if self.has_ended_by_itself().await { Closed::Complete } else { Closed::Cut });
                 }
                 Some(since) if since.elapsed() > LAST => return Ok(Closed::Cut),
@@ -179,16 +183,20 @@ impl<'a> Stream<'a> {
     fn begin(&mut self, from: u64) -> Outcome<()> {
         if self.received > 0 && from != self.received {
             return Err(Failure::error(
-                "what followed has been overwritten by newer frames while this program was away: continue with --resume, in another file",
+                "what followed was read by another --resume, or overwritten by newer frames while this program was away: continue with \
+                 --resume, in another file",
             ));
         }
-        (self.received, self.confirmed) = (from, from);
+        if self.received == 0 {
+            (self.received, self.confirmed) = (from, from);
+        }
         self.session.set_connected();
         Ok(())
     }
 
     fn take(&mut self, bytes: &[u8], on_blocks: &mut impl FnMut(&Counts)) -> Outcome<()> {
         self.received += bytes.len() as u64;
+        self.has_all = false;
         let whole = self
             .blocks
             .push(bytes)

@@ -152,8 +152,12 @@ fn a_capture_that_is_kept_has_a_volume_and_is_told_how_to_continue() {
 
 /// A cluster with a tap, with these labels, of a capture whose pod waits for its image.
 fn kept(labels: Value) -> Server {
+    kept_as(named("kept"), labels)
+}
+
+fn kept_as(mut tap: Value, labels: Value) -> Server {
     let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "kept", "uid": "u"});
-    let mut tap = named("kept");
+    tap["metadata"]["name"] = json!("kept");
     tap["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
     tap["metadata"]["labels"] = labels;
     tap["metadata"]["ownerReferences"] = json!([owner]);
@@ -194,6 +198,33 @@ fn a_capture_is_continued_and_stays() {
     assert_eq!(writes(&server), [format!("DELETE {TAPS}/kept"), format!("DELETE {JOBS}/kept")]);
     let explained = server.run(&["explain", "kept"]);
     assert!(stdout(&explained).contains("--resume kept"), "{}{}", stdout(&explained), stderr(&explained));
+}
+
+#[test]
+fn a_capture_that_is_kept_outlives_a_refusal_of_its_tap() {
+    for (reason, message) in [("NotAllowedByPolicy", "is refused"), ("Suspended", "is suspended")] {
+        let server = kept_as(tap("False", reason, &json!({})), json!({"podtap.dev/kept": "3600"}));
+        // It waits for the pod for longer than a stream may take to end.
+        let output = server.run(&["capture", "--resume", "kept", "-w", "/dev/null", "--wait", "5s"]);
+        assert_eq!(code(&output), 124, "{}", stderr(&output));
+        assert_eq!(stderr(&output).matches(message).count(), 1, "{}", stderr(&output));
+        assert_eq!(writes(&server), [""; 0]);
+    }
+}
+
+#[test]
+fn a_capture_is_continued_in_another_file() {
+    let server = kept(json!({"podtap.dev/kept": "3600"}));
+    let path = std::env::temp_dir().join(format!("podtap-continued-{}.pcapng", std::process::id()));
+    let file = path.to_str().expect("it is text");
+    for (before, expected) in [("", 124), ("frames", 4)] {
+        fs::write(&path, before).expect("it can be written");
+        let output = server.run(&["capture", "--resume", "kept", "-w", file, "--wait", "1s"]);
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        assert_eq!(stderr(&output).contains("name another file"), expected == 4, "{}", stderr(&output));
+        assert_eq!(fs::read_to_string(&path).expect("it exists"), before);
+    }
+    fs::remove_file(path).expect("it exists");
 }
 
 #[test]

@@ -50,6 +50,8 @@ use crate::{
 const MOST_INTERFACES: usize = 4;
 /// Connections of the tap-helper from which no socket has come.
 const MOST_WAITING: usize = 16;
+/// Seconds within which a client has to come, unless what comes is kept for one.
+const FIRST_CLIENT: u32 = 60;
 /// How often pods that ended long ago are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -69,11 +71,11 @@ pub struct Arguments {
     /// Form of the stream
     #[arg(long, value_enum, default_value_t = Format::Pcapng)]
     format: Format,
-    /// Seconds within which a client has to come
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
-    first_client: u32,
-    /// Directory in which to keep what no client has received, while there is none as well: the program does not end without a client
-    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["first_client", "max_bytes", "packets"])]
+    /// Seconds within which a client has to come. Default: 60, and with --keep none has to come
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    first_client: Option<u32>,
+    /// Directory in which to keep what no client has received, while there is none as well: the program does not end without a client, unless --first-client asks for it
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["max_bytes", "packets"])]
     keep: Option<PathBuf>,
     /// Bytes that are kept at most, without a client the newest ones
     #[arg(long, value_name = "BYTES", requires = "keep", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(LEAST..))]
@@ -103,7 +105,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let spool = arguments.keep.as_deref().map(|directory| Spool::new(directory, arguments.keep_bytes));
     let spool = spool.transpose().context("frames cannot be kept")?;
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-    let (first, patience) = (seconds(arguments.first_client), seconds(arguments.abandoned_after));
+    let first = arguments.first_client.or_else(|| arguments.keep.is_none().then_some(FIRST_CLIENT)).map(seconds);
+    let patience = seconds(arguments.abandoned_after);
     let server = Server::bind(arguments.listen, Arc::clone(&window), spool, first, patience)?;
     let sockets = match &arguments.interface {
         Some(name) => Sockets::Own(name.clone()),

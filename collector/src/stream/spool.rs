@@ -69,25 +69,26 @@ impl Spool {
         Progress { start: self.start, end: self.end, is_complete, ..window }
     }
 
-    /// Takes what waits in the window. Without room, old frames are lost if they may be; otherwise, the rest stays there.
-    pub fn fill(&mut self, window: &Window, may_lose: bool) -> io::Result<()> {
-        loop {
-            self.buffer.clear();
-            window.read(self.end, FILE, &mut self.buffer);
-            let length = whole(&self.buffer).map(|(_, block)| block.len()).sum();
-            self.buffer.truncate(length);
-            if self.buffer.is_empty() {
-                return Ok(());
-            }
-            while self.files.front().is_some_and(|first| self.end + length as u64 - first > self.room) {
-                if !may_lose {
-                    return Ok(());
-                }
-                window.lose(self.remove()?);
-            }
-            self.write()?;
-            window.confirm(self.end);
+    /// Takes what waits in the window, as much as a file has room for. Without room, old frames are lost if they may be; otherwise, it stays
+    /// there. Returns whether more may be taken at once.
+    pub fn fill(&mut self, window: &Window, may_lose: bool) -> io::Result<bool> {
+        self.buffer.clear();
+        window.read(self.end, FILE, &mut self.buffer);
+        let is_full = self.buffer.len() == FILE;
+        let length = whole(&self.buffer).map(|(_, block)| block.len()).sum();
+        self.buffer.truncate(length);
+        if self.buffer.is_empty() {
+            return Ok(false);
         }
+        while self.files.front().is_some_and(|first| self.end + length as u64 - first > self.room) {
+            if !may_lose {
+                return Ok(false);
+            }
+            window.lose(self.remove()?);
+        }
+        self.write()?;
+        window.confirm(self.end);
+        Ok(is_full)
     }
 
     /// Writes what is in the buffer.
@@ -233,7 +234,7 @@ mod tests {
         fn append(&mut self, block: &[u8], may_lose: bool) {
             assert!(self.window.append(block));
             let Self { spool: Some(spool), window, .. } = self else { panic!("it is not dropped") };
-            spool.fill(window, may_lose).expect("it can be written");
+            while spool.fill(window, may_lose).expect("it can be written") {}
         }
 
         /// Packets with these numbers, after the interface that the fourth one is the first one of.
@@ -329,6 +330,19 @@ mod tests {
         let Section { at, .. } = scene.spool().section().expect("it is kept");
         assert_eq!(at, start);
         assert_eq!(scene.rest(at).last(), Some(&40));
+    }
+
+    #[test]
+    fn a_file_is_filled_at_once_however_much_waits() {
+        let mut scene = Scene::new("much");
+        for number in 0..20 {
+            assert!(scene.window.append(&block(PACKET, 0, number, SIZE)));
+        }
+        for taken in [8, 16, 20] {
+            let Scene { spool: Some(spool), window, .. } = &mut scene else { panic!("it is not dropped") };
+            assert_eq!(spool.fill(window, true).expect("it can be written"), taken < 20);
+            assert_eq!(scene.window.progress().start, taken * SIZE as u64);
+        }
     }
 
     #[test]
