@@ -101,6 +101,7 @@ impl Counted {
         Ok(Self { shared: Arc::new(Mutex::new(counting)), figures })
     }
 
+    /// Without records, it forgets what has ended.
     pub fn count(&self, records: &[Arc<Record>]) {
         let now = now();
         let Counting { table, counter } = &mut *self.lock();

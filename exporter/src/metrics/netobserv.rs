@@ -146,7 +146,7 @@ mod tests {
 
     /// The count and the sum of a histogram, over all its series.
     fn observed(table: &Table, name: &str) -> (u64, f64) {
-        let found = table.metrics().filter(|(metric, _)| metric.name == name).flat_map(|(_, series)| series);
+        let found = table.metrics(0).filter(|(metric, _)| metric.name == name).flat_map(|(_, series)| series);
         found.fold((0, 0.0), |(count, sum), shown| match shown.value {
             Value::Histogram(histogram) => (count + histogram.count(), sum + histogram.sum),
             Value::Count(_) => panic!("{shown:?}"),

@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Counted,
+    Counted, now,
     table::{BOUNDS, Kind, Value},
 };
 use crate::{
@@ -34,6 +34,11 @@ impl Sink for Scraped {
 
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         self.0.count(records);
+        Ok(())
+    }
+
+    async fn idle(&mut self) -> Result<(), Failure> {
+        self.0.count(&[]);
         Ok(())
     }
 }
@@ -75,14 +80,14 @@ impl MetricsSource for Source {
 impl Collector for Counted {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let counting = self.lock();
-        for (metric, series) in counting.table.metrics() {
+        for (metric, series) in counting.table.metrics(now()) {
             let kind = match metric.kind {
                 Kind::Counter(_) => MetricType::Counter,
                 Kind::Plain(_) => MetricType::Unknown,
                 Kind::Histogram => MetricType::Histogram,
             };
             let name = prometheus(metric.name);
-            let mut series = series.peekable();
+            let mut series = series.filter(|shown| !shown.has_ended).peekable();
             if series.peek().is_none() {
                 continue;
             }

@@ -103,8 +103,10 @@ pub struct Series {
 
 /// Ends the value of a label in a key. Values do not have it.
 const END: char = '\x1f';
-/// After so many milliseconds without a change, a series is forgotten: flows that last are reported each minute.
+/// After so many milliseconds without a change, a series ends: flows that last are reported each minute.
 const IDLE: u64 = 10 * 60 * 1000;
+/// So long, in milliseconds, others are told that it has ended, before it is forgotten. After that, Prometheus takes it for ended anyway.
+const ENDED: u64 = 5 * 60 * 1000;
 /// How often this is checked, in milliseconds.
 const CHECK: u64 = 60 * 1000;
 
@@ -176,7 +178,7 @@ impl Table {
         }
     }
 
-    /// Forgets what has not changed for long.
+    /// Forgets what ended long ago.
     pub fn forget_idle(&mut self, now: u64) {
         if now.abs_diff(self.checked) < CHECK {
             return;
@@ -184,7 +186,7 @@ impl Table {
         self.checked = now;
         for (family, series) in self.families.iter().zip(&mut self.series) {
             series.retain(|key, series| {
-                let is_kept = now.saturating_sub(series.touched) < IDLE;
+                let is_kept = now.saturating_sub(series.touched) < IDLE + ENDED;
                 if !is_kept {
                     let values = family.metrics.iter().zip(&series.values).filter(|(_, value)| value.is_some());
                     let cost: usize = values.map(|(metric, _)| metric.kind.series()).sum();
@@ -209,13 +211,14 @@ impl Table {
         self.folded
     }
 
-    /// Each metric with its series.
-    pub fn metrics(&self) -> impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'_>>)> {
-        self.families.iter().zip(&self.series).flat_map(|(family, series)| {
+    /// Each metric with its series. `now` is in milliseconds since 1970.
+    pub fn metrics(&self, now: u64) -> impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'_>>)> {
+        self.families.iter().zip(&self.series).flat_map(move |(family, series)| {
             family.metrics.iter().enumerate().map(move |(position, metric)| {
                 let shown = series.iter().filter_map(move |(key, series)| {
                     let value = series.values[position]?;
-                    Some(Shown { labels: family.parse(key), value, since: series.since })
+                    let has_ended = now.saturating_sub(series.touched) >= IDLE;
+                    Some(Shown { labels: family.parse(key), value, since: series.since, has_ended })
                 });
                 (metric, shown)
             })
@@ -231,6 +234,8 @@ pub struct Shown<'a> {
     pub value: Value,
     /// In milliseconds since 1970.
     pub since: u64,
+    /// It has not changed for long.
+    pub has_ended: bool,
 }
 
 impl Kind {
@@ -317,7 +322,7 @@ mod tests {
 
     /// Sum of bytes by pod and peer.
     fn bytes(table: &Table) -> Vec<(String, u64)> {
-        let metrics = table.metrics().filter(|(metric, _)| metric.name == "bytes");
+        let metrics = table.metrics(0).filter(|(metric, _)| metric.name == "bytes");
         let mut found: Vec<_> = metrics
             .flat_map(|(_, series)| series)
             .map(|shown| {
@@ -353,13 +358,19 @@ mod tests {
             table.forget_idle(now);
             add(&mut table, "a", 1, now);
         }
+        let has_ended = |table: &Table, now| {
+            let (_, series) = table.metrics(now).next().expect("bytes");
+            series.map(|shown| shown.has_ended).collect::<Vec<_>>()
+        };
+        assert_eq!(has_ended(&table, 2 * IDLE - 1), [false]);
+        assert_eq!(has_ended(&table, 2 * IDLE), [true]);
         add(&mut table, "b", 2, 0);
         table.count(0, &[&"e", &"b", &2], &[(1, Update::Observe(0.02))], 0);
         assert_eq!(table.len(), 2 + 13);
-        table.forget_idle(IDLE + CHECK);
+        table.forget_idle(IDLE + ENDED);
         assert_eq!(bytes(&table), [("a 1".to_owned(), 6)]);
         assert_eq!(table.len(), 1);
-        add(&mut table, "c", 3, IDLE + CHECK);
+        add(&mut table, "c", 3, IDLE + ENDED);
         assert_eq!(table.len(), 2);
         assert_eq!(bytes(&table)[1], ("c 3".to_owned(), 2));
     }
@@ -377,7 +388,7 @@ mod tests {
         for seconds in [0.001, 0.005, 0.0051, 0.3, 2.0] {
             table.count(0, &[&"e", &"a", &1], &[(1, Update::Observe(seconds))], 0);
         }
-        let (_, mut series) = table.metrics().find(|(metric, _)| metric.name == "time").expect("it is there");
+        let (_, mut series) = table.metrics(0).find(|(metric, _)| metric.name == "time").expect("it is there");
         let Value::Histogram(histogram) = series.next().expect("one").value else { panic!("it is no histogram") };
         assert_eq!(histogram.buckets, [2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!(histogram.count(), 5);

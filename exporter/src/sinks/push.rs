@@ -157,6 +157,7 @@ impl<F: Format> Sink for Push<F> {
     }
 
     async fn idle(&mut self) -> Result<(), Failure> {
+        self.counted.count(&[]);
         self.advance().await;
         Ok(())
     }

@@ -44,6 +44,8 @@ pub fn interval(seconds: u16) -> Result<Duration> {
 
 /// Series of a request, as Prometheus sends them.
 const SERIES: usize = 2000;
+/// The value of a series that has ended: a NaN that Prometheus knows by its bits.
+const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
 pub fn sink(config: RemoteWriteConfig, figures: TableFigures) -> Result<Push<RemoteWrite>> {
     let RemoteWriteConfig { server, metrics, interval_seconds, labels } = config;
@@ -108,7 +110,7 @@ impl Format for RemoteWrite {
 
     fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
         let mut all = Vec::new();
-        for (metric, series) in table.metrics() {
+        for (metric, series) in table.metrics(now) {
             let name = prometheus(metric.name);
             for shown in series {
                 match shown.value {
@@ -142,6 +144,7 @@ impl Format for RemoteWrite {
 
 impl RemoteWrite {
     fn series(&self, name: String, shown: &Shown<'_>, bound: Option<String>, value: f64, now: u64) -> TimeSeries {
+        let value = if shown.has_ended { STALE } else { value };
         let label = |name: &str, value: &str| Label { name: name.to_owned(), value: value.to_owned() };
         let mut labels = vec![Label { name: "__name__".to_owned(), value: name }];
         labels.extend(bound.map(|value| Label { name: "le".to_owned(), value }));
@@ -283,6 +286,22 @@ mod tests {
             format.requests(&counted.lock().table, 0).iter().map(|request| parse(request).len()).collect();
         // Bytes and packets of both directions.
         assert_eq!(sizes, [2000, 2000, 2000]);
+    }
+
+    #[test]
+    fn what_has_ended_is_stale() {
+        let metrics = MetricsConfig::of(crate::metrics::Profile::Obi);
+        let counted = Counted::new(&metrics, Figures::default().of_table("s")).expect("valid");
+        counted.count(&[named(1)]);
+        let format = RemoteWrite { labels: BTreeMap::new() };
+        let now = crate::metrics::now();
+        let bits = |now| {
+            let requests = format.requests(&counted.lock().table, now);
+            parse(&requests[0]).iter().map(|(_, value)| value.to_bits()).collect::<Vec<_>>()
+        };
+        // Bytes and packets of both directions.
+        assert_eq!(bits(now), [54.0, 54.0, 1.0, 1.0].map(f64::to_bits));
+        assert_eq!(bits(now + 10 * 60 * 1000), [0x7ff0_0000_0000_0002; 4]);
     }
 
     #[test]

@@ -42,8 +42,8 @@ impl Format for OtlpMetrics {
 
     fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
         let mut requests = Vec::new();
-        for (metric, series) in table.metrics() {
-            let mut series = series.peekable();
+        for (metric, series) in table.metrics(now) {
+            let mut series = series.filter(|shown| !shown.has_ended).peekable();
             while series.peek().is_some() {
                 requests.push(self.request(message(metric, series.by_ref().take(POINTS), now)));
             }
@@ -59,7 +59,7 @@ impl Format for OtlpMetrics {
 fn message<'a>(metric: &table::Metric, series: impl Iterator<Item = Shown<'a>>, now: u64) -> Metric {
     let (mut sums, mut histograms) = (Vec::new(), Vec::new());
     let time = nanoseconds(now);
-    for Shown { labels, value, since } in series {
+    for Shown { labels, value, since, .. } in series {
         let start = nanoseconds(since);
         let attributes = labels.into_iter().map(|(name, value)| KeyValue::new(name, value)).collect();
         match value {
