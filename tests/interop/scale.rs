@@ -9,6 +9,7 @@ use podtap_model::{
 use podtap_tests::{
     collector::binary,
     frames::{ACK, End, FIN, SYN, tcp},
+    mmdb,
     pcap::{self, output},
 };
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 const PAYMENTS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 5);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+const ABROAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 /// 2026-11-23 10:10:00 UTC.
 const START: u64 = 1_795_428_600_000;
 
@@ -67,7 +69,16 @@ fn collect(directory: &Directory, frames: Vec<Vec<u8>>) -> String {
     fs::write(&names_file, names().to_string()).expect("it can be written");
     let file = pcap::File::timed((START..).map(Duration::from_millis).zip(frames));
     let mut command = Command::new(binary());
-    command.arg("--read").arg(file.path()).args(["--print", "flows", "--names", &names_file]);
+    let countries = directory.join("countries.mmdb");
+    fs::write(&countries, mmdb::countries(&[(ABROAD, 24, "NL")])).expect("it can be written");
+    command.arg("--read").arg(file.path()).args([
+        "--print",
+        "flows",
+        "--names",
+        &names_file,
+        "--countries",
+        &countries,
+    ]);
     String::from_utf8(output(&mut command)).expect("text")
 }
 
@@ -90,10 +101,15 @@ fn views_of_three_collectors_are_joined() {
         frames[0].extend(view(number.into(), client, server));
         frames[2].extend(view(number.into(), client, server));
     }
+    // Two clients of one country.
+    for number in 26..=27_u16 {
+        let client = Ipv4Addr::from(u32::from(ABROAD) + u32::from(number));
+        frames[2].extend(view(number.into(), (client, 40_000), (PAYMENTS, 443)));
+    }
     let mut inserts = Vec::new();
     for (number, frames) in frames.into_iter().enumerate() {
         let lines = collect(&directory, frames);
-        assert_eq!(lines.lines().count(), [50, 40, 10][number], "{lines}");
+        assert_eq!(lines.lines().count(), [50, 40, 14][number], "{lines}");
         let path = directory.join(&format!("replica-{number}.jsonl"));
         fs::write(&path, lines).expect("it can be written");
         inserts.push(format!("INSERT INTO flows_queue SELECT * FROM file('{path}', JSONEachRow)"));
@@ -109,15 +125,19 @@ fn views_of_three_collectors_are_joined() {
     let (first, late) = inserts.split_at(1);
     let filled = [block("In ClickHouse", 0), first, &refresh, late, &refresh].concat();
     let ask = |question: &[String]| Engine::ClickHouse.run(&[&filled, question].concat());
-    // Each connection is in the flows of two collectors.
+    // Each connection in the cluster is in the flows of two collectors.
     let views =
-        ask(&["SELECT count() AS connections, min(Views) AS least, max(Views) AS most FROM connections".to_owned()]);
+        "SELECT count() AS connections, min(Views) AS least, max(Views) AS most FROM connections WHERE Client.1 > 0";
+    let views = ask(&[views.to_owned()]);
     assert_eq!(views, [json!({"connections": 25, "least": 2, "most": 2})]);
-    let edge = |server: &str, count: u32| {
-        json!({"ClientNamespace": "shop", "Client": "web", "ServerNamespace": "shop", "Server": server,
+    let edge = |namespace: &str, client: &str, server: &str, count: u32| {
+        json!({"ClientNamespace": namespace, "Client": client, "ServerNamespace": "shop", "Server": server,
             "connections": count, "failed": 0, "sent": 7 * count, "received": 8 * count})
     };
-    assert_eq!(ask(block("Queries", 1)), [edge("cart", 20), edge("payments", 5)]);
+    assert_eq!(
+        ask(block("Queries", 1)),
+        [edge("shop", "web", "cart", 20), edge("shop", "web", "payments", 5), edge("", "NL", "payments", 2)]
+    );
     // The twentieth's last frame, after the frame of the tap.
     assert_eq!(ask(block("Queries", 0)), [json!({"last_used": START + 20 * 6})]);
 }
