@@ -53,7 +53,8 @@ fn the_chart_contains_the_definitions_or_is_told_not_to() {
 #[test]
 fn the_image_is_small() {
     let size = std::fs::metadata(Cluster::lab().top().join("target/podtap-image.tar")).expect("make image ran").len();
-    assert!(size < 40 << 20, "{size} bytes");
+    // Five programs, not compressed.
+    assert!(size < 48 << 20, "{size} bytes");
 }
 
 #[test]
