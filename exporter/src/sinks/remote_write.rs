@@ -13,7 +13,7 @@ use crate::{
     metrics::{
         Counted, MetricsConfig, TableFigures,
         scrape::prometheus,
-        table::{BOUNDS, Kind, Shown, Table, Value},
+        table::{BOUNDS, Kind, Metric, Shown, Table, Value},
     },
 };
 
@@ -109,31 +109,14 @@ impl Format for RemoteWrite {
     ];
 
     fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
-        let mut all = Vec::new();
-        for (metric, series) in table.metrics(now) {
-            let name = prometheus(metric.name);
-            for shown in series {
-                match shown.value {
-                    Value::Count(count) => {
-                        let suffix = if matches!(metric.kind, Kind::Counter(_)) { "_total" } else { "" };
-                        all.push(self.series(format!("{name}{suffix}"), &shown, None, float(count), now));
-                    }
-                    Value::Histogram(histogram) => {
-                        let mut count = 0;
-                        let bounds = BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
-                        for (bound, bucket) in bounds.zip(histogram.buckets) {
-                            count += bucket;
-                            all.push(self.series(format!("{name}_bucket"), &shown, Some(bound), float(count), now));
-                        }
-                        all.push(self.series(format!("{name}_count"), &shown, None, float(count), now));
-                        all.push(self.series(format!("{name}_sum"), &shown, None, histogram.sum, now));
-                    }
-                }
-            }
-        }
+        let all = table
+            .metrics(now)
+            .flat_map(|(metric, series)| series.flat_map(move |shown| self.all_of(metric, &shown, now)));
+        let mut all = all.peekable();
         let mut requests = Vec::new();
-        while !all.is_empty() {
-            let series = all.drain(..all.len().min(SERIES)).collect();
+        // All messages at once would take far more memory than all requests.
+        while all.peek().is_some() {
+            let series = all.by_ref().take(SERIES).collect();
             // It fails for more than 4 GiB only.
             let body = snap::raw::Encoder::new().compress_vec(&WriteRequest { series }.encode_to_vec());
             requests.extend(body.map(Bytes::from));
@@ -143,6 +126,28 @@ impl Format for RemoteWrite {
 }
 
 impl RemoteWrite {
+    /// What Prometheus makes of a metric.
+    fn all_of(&self, metric: &Metric, shown: &Shown<'_>, now: u64) -> Vec<TimeSeries> {
+        let name = prometheus(metric.name);
+        match shown.value {
+            Value::Count(count) => {
+                let suffix = if matches!(metric.kind, Kind::Counter(_)) { "_total" } else { "" };
+                vec![self.series(format!("{name}{suffix}"), shown, None, float(count), now)]
+            }
+            Value::Histogram(histogram) => {
+                let (mut all, mut count) = (Vec::with_capacity(BOUNDS.len() + 3), 0);
+                let bounds = BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+                for (bound, bucket) in bounds.zip(histogram.buckets) {
+                    count += bucket;
+                    all.push(self.series(format!("{name}_bucket"), shown, Some(bound), float(count), now));
+                }
+                all.push(self.series(format!("{name}_count"), shown, None, float(count), now));
+                all.push(self.series(format!("{name}_sum"), shown, None, histogram.sum, now));
+                all
+            }
+        }
+    }
+
     fn series(&self, name: String, shown: &Shown<'_>, bound: Option<String>, value: f64, now: u64) -> TimeSeries {
         let value = if shown.has_ended { STALE } else { value };
         let label = |name: &str, value: &str| Label { name: name.to_owned(), value: value.to_owned() };
