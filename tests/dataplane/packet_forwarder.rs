@@ -100,7 +100,7 @@ fn with_the_outside_the_rule_mirrors_nothing_where_the_other_end_would_have_to()
         (6, end(ONE, 40_000), end(lower, 443), 2),
         (6, end(OUTSIDE, 40_000), end(ONE, 80), 0),
         (6, end(OUTSIDE, 1024), end(ONE, 8080), 2),
-        // All else by address, whoever asks.
+        // All other packets: by address, whichever end asks.
         (17, end(ONE, 40_000), end(OUTSIDE, 53), 2),
         (17, end(OUTSIDE, 40_000), end(ONE, 53), 2),
         (17, end(ONE, 40_000), end(lower, 53), 0),

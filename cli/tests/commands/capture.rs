@@ -118,7 +118,7 @@ fn a_capture_that_is_kept_has_a_volume_and_is_told_how_to_continue() {
     let server = cluster(true, None);
     let words = ["--keep", "1h", "--max-bytes", "64Mi", "--wait", "1s"];
     let output = server.run(&[&CAPTURE[..], &words].concat());
-    // Its pod does not run: nobody has been connected to it, and nothing stays.
+    // Its pod does not run: no client was connected to it, and nothing is left.
     assert_eq!(code(&output), 124, "{}", stderr(&output));
     let posted = |path: &str| {
         let is_it = |request: &Request| request.method == "POST" && request.target.starts_with(path);

@@ -18,7 +18,7 @@ pub struct Label {
     pub detail: Detail,
 }
 
-/// What becomes of a label's value when there is no room for another series.
+/// How a label's value is folded when there is no room for another series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
     /// It is [`OTHER`] if there is no room.

@@ -30,7 +30,7 @@ pub struct Part {
     waiting: (Vec<u8>, usize),
     /// Bytes that were written.
     size: u64,
-    /// Records that nobody could read if this ended now.
+    /// Records that could not be read if this ended now.
     unreadable: u64,
     lost: Counter,
 }
