@@ -48,7 +48,7 @@ fn example() -> String {
     text.replace(second, &second_endpoint)
 }
 
-/// Waits until this many pods of the sandbox are tapped, and each node with some knows the addresses of all tapped pods.
+/// Waits until the tap mirrors on these nodes only, and each knows the addresses of all tapped pods, if there are several.
 fn deduplicates(sandbox: &Sandbox, expected: &[&str]) {
     until(&format!("{expected:?} are tapped, and known as peers"), PATIENCE, || {
         let text = sandbox.kubectl(&["get", "clusterpodtap", TAP, "-o", "json"], "")?;
@@ -56,14 +56,16 @@ fn deduplicates(sandbox: &Sandbox, expected: &[&str]) {
         let is_ready =
             status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let tapped = usize::try_from(status.tapped_pods).expect("it is positive");
+        // The only tapped pod has no peer. Whether there are others on the node depends on what else runs in the lab.
+        let expected_peers = if tapped > 1 { tapped } else { 0 };
         let nodes: Vec<NodeTap> = sandbox.lab().list_all();
         let mut active = 0;
         for node in &nodes {
             let Some(tap) = node.spec.0.taps.iter().find(|tap| tap.name == TAP) else { continue };
             let status = node.status.as_ref();
             let is_applied = status.and_then(|status| status.observed_generation) == node.metadata.generation;
-            if tap.peers.len() != tapped || !is_applied {
-                return Err(format!("{:?} has {} of {tapped} peers", node.metadata.name, tap.peers.len()));
+            if tap.peers.len() != expected_peers || !is_applied {
+                return Err(format!("{:?} has {} of {expected_peers} peers", node.metadata.name, tap.peers.len()));
             }
             active += 1;
         }
@@ -71,9 +73,7 @@ fn deduplicates(sandbox: &Sandbox, expected: &[&str]) {
     });
 }
 
-/// `cargo test -p podtap-tests --test e2e -- --ignored sensors::`
 #[test]
-#[ignore = "two of six runs waited in vain: the first one in a new lab, and one after the examples"]
 fn each_sensor_gets_each_packet_of_all_pods_once() {
     // Alone, because it taps the pods of other tests, too.
     let _alone = Cluster::alone();
