@@ -90,6 +90,17 @@ pub mod fixtures {
     pub fn record(client_port: u16) -> Arc<Record> {
         Arc::new(Record { sent: Some(line(client_port, false)), received: Some(line(client_port, true)) })
     }
+
+    /// Likewise, of a pod of this workload.
+    pub fn named(owner: &str) -> Arc<Record> {
+        let mut record = Record::clone(&record(1));
+        for line in record.sent.iter_mut().chain(&mut record.received) {
+            let end = if line.flow.reply { &mut line.flow.destination } else { &mut line.flow.source };
+            (end.kind, end.namespace) = (Some("Pod".to_owned()), Some("shop".to_owned()));
+            end.owner = Some(owner.to_owned());
+        }
+        record.into()
+    }
 }
 
 #[cfg(test)]

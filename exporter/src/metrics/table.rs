@@ -1,8 +1,9 @@
 //! Series, and a limit on how many there are.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt::{Display, Write as _},
+    ops::Bound,
 };
 
 /// Metrics that have the same labels.
@@ -114,8 +115,8 @@ const CHECK: u64 = 60 * 1000;
 #[derive(Debug)]
 pub struct Table {
     families: &'static [Family],
-    /// By the values of labels.
-    series: Vec<HashMap<Box<str>, Series>>,
+    /// By the values of labels. Their order lets [`Table::next`] continue in a table that has changed.
+    series: Vec<BTreeMap<Box<str>, Series>>,
     /// How many may be added.
     room: usize,
     /// How many there are.
@@ -124,6 +125,13 @@ pub struct Table {
     folded: u64,
     checked: u64,
     key: String,
+}
+
+/// The series of a table up to this one were passed on. By default, none were.
+#[derive(Debug, Default)]
+pub struct Position {
+    family: usize,
+    last: Option<Box<str>>,
 }
 
 impl Table {
@@ -136,7 +144,7 @@ impl Table {
     pub fn new(families: &'static [Family], most: usize) -> Self {
         Self {
             families,
-            series: families.iter().map(|_| HashMap::new()).collect(),
+            series: families.iter().map(|_| BTreeMap::new()).collect(),
             room: most.saturating_sub(Self::least(families)),
             count: 0,
             folded: 0,
@@ -188,8 +196,7 @@ impl Table {
             series.retain(|key, series| {
                 let is_kept = now.saturating_sub(series.touched) < IDLE + ENDED;
                 if !is_kept {
-                    let values = family.metrics.iter().zip(&series.values).filter(|(_, value)| value.is_some());
-                    let cost: usize = values.map(|(metric, _)| metric.kind.series()).sum();
+                    let cost = family.cost(series);
                     self.count -= cost;
                     if !family.is_all_other(key) {
                         self.room += cost;
@@ -197,7 +204,6 @@ impl Table {
                 }
                 is_kept
             });
-            series.shrink_to(2 * series.len());
         }
     }
 
@@ -213,16 +219,34 @@ impl Table {
 
     /// Each metric with its series. `now` is in milliseconds since 1970.
     pub fn metrics(&self, now: u64) -> impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'_>>)> {
-        self.families.iter().zip(&self.series).flat_map(move |(family, series)| {
-            family.metrics.iter().enumerate().map(move |(position, metric)| {
-                let shown = series.iter().filter_map(move |(key, series)| {
-                    let value = series.values[position]?;
-                    let has_ended = now.saturating_sub(series.touched) >= IDLE;
-                    Some(Shown { labels: family.parse(key), value, since: series.since, has_ended })
-                });
-                (metric, shown)
-            })
-        })
+        self.families.iter().zip(&self.series).flat_map(move |(family, series)| family.metrics(series.iter(), now))
+    }
+
+    /// Likewise the next series of one family, at most so many, as Prometheus counts them, unless one label set has more. Moves the position
+    /// behind them. What was added before it meanwhile is left out. `None`: there are no more.
+    pub fn next(
+        &self,
+        position: &mut Position,
+        most: usize,
+        now: u64,
+    ) -> Option<impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'_>>)>> {
+        while let Some((family, series)) = self.families.get(position.family).zip(self.series.get(position.family)) {
+            let last = position.last.take();
+            let start = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut count = 0;
+            let part = series.range::<str, _>((start, Bound::Unbounded)).take_while(|(_, series)| {
+                let is_first = count == 0;
+                count += family.cost(series);
+                is_first || count <= most
+            });
+            if let Some((end, _)) = part.last() {
+                position.last = Some(end.clone());
+                let part = series.range::<str, _>((start, Bound::Included(&**end)));
+                return Some(family.metrics(part, now));
+            }
+            position.family += 1;
+        }
+        None
     }
 }
 
@@ -264,6 +288,27 @@ impl Value {
 impl Family {
     fn series(&self) -> usize {
         self.metrics.iter().map(|metric| metric.kind.series()).sum()
+    }
+
+    /// How many there are of what was counted.
+    fn cost(&self, series: &Series) -> usize {
+        let values = self.metrics.iter().zip(&series.values).filter(|(_, value)| value.is_some());
+        values.map(|(metric, _)| metric.kind.series()).sum()
+    }
+
+    fn metrics<'a>(
+        &'static self,
+        all: impl Iterator<Item = (&'a Box<str>, &'a Series)> + Clone,
+        now: u64,
+    ) -> impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'a>>)> {
+        self.metrics.iter().enumerate().map(move |(position, metric)| {
+            let shown = all.clone().filter_map(move |(key, series)| {
+                let value = series.values[position]?;
+                let has_ended = now.saturating_sub(series.touched) >= IDLE;
+                Some(Shown { labels: self.parse(key), value, since: series.since, has_ended })
+            });
+            (metric, shown)
+        })
     }
 
     fn key(&self, key: &mut String, values: &[&dyn Display], finest: Detail) {
@@ -373,6 +418,31 @@ mod tests {
         add(&mut table, "c", 3, IDLE + ENDED);
         assert_eq!(table.len(), 2);
         assert_eq!(bytes(&table)[1], ("c 3".to_owned(), 2));
+    }
+
+    #[test]
+    fn parts_have_each_series_once_whatever_changes_meanwhile() {
+        let mut table = Table::new(FAMILIES, 1000);
+        for (pod, now) in [("b", IDLE), ("c", 0), ("d", IDLE), ("f", IDLE)] {
+            add(&mut table, pod, 0, now);
+        }
+        let (mut position, mut parts) = (Position::default(), Vec::<Vec<String>>::new());
+        let mut next = |table: &Table| {
+            let Some(metrics) = table.next(&mut position, 2, 0) else { return false };
+            parts.push(metrics.flat_map(|(_, series)| series).map(|shown| shown.labels[1].1.to_owned()).collect());
+            true
+        };
+        assert!(next(&table));
+        // The last one that was passed on is forgotten, and others come before and after it.
+        table.forget_idle(IDLE + ENDED);
+        for pod in ["a", "e", "g"] {
+            add(&mut table, pod, 0, 0);
+        }
+        table.count(0, &[&"e", &"g", &0], &[(1, Update::Observe(0.02))], 0);
+        while next(&table) {}
+        // A histogram of 13 series is not divided.
+        let expected: [&[&str]; 4] = [&["b", "c"], &["d", "e"], &["f"], &["g", "g"]];
+        assert_eq!(parts, expected);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use tokio::{
 use super::{Failure, FailureKind, Sink};
 use crate::{
     http::Client,
-    metrics::{Counted, now, table::Table},
+    metrics::{
+        Counted, now,
+        table::{Metric, Position, Shown},
+    },
     policy::Permit,
     record::Record,
 };
@@ -21,8 +24,12 @@ use crate::{
 pub trait Format: Send + 'static {
     const HEADERS: &[(&'static str, &'static str)];
 
-    /// All series. `now` is in milliseconds since 1970.
-    fn requests(&self, table: &Table, now: u64) -> Vec<Bytes>;
+    /// Some metrics, each with some of its series. `now` is in milliseconds since 1970. `None`: there is nothing to send of them.
+    fn request<'a>(
+        &self,
+        metrics: impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'a>>)>,
+        now: u64,
+    ) -> Option<Bytes>;
 
     /// Whether the answer says that all was taken.
     fn check(_answer: &[u8]) -> Result<(), Failure> {
@@ -30,6 +37,8 @@ pub trait Format: Send + 'static {
     }
 }
 
+/// Series of a request, as Prometheus counts and sends them.
+const SERIES: usize = 2000;
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,8 +51,7 @@ const LAST_VALUES: Duration = Duration::from_secs(15);
 pub struct Push<F> {
     counted: Counted,
     server: (String, u16),
-    to: Arc<Mutex<To>>,
-    format: F,
+    to: Arc<Mutex<To<F>>>,
     interval: Duration,
     next: Instant,
     backoff: Backoff,
@@ -54,10 +62,11 @@ pub struct Push<F> {
     sending: u64,
 }
 
-/// Where series are sent.
+/// Where series are sent, and how.
 #[derive(Debug)]
-struct To {
+struct To<F> {
     client: Client,
+    format: F,
     /// `None`: nothing may be sent yet.
     permit: Option<Permit>,
 }
@@ -67,8 +76,7 @@ impl<F: Format> Push<F> {
         Self {
             counted,
             server: client.server(),
-            to: Arc::new(Mutex::new(To { client, permit: None })),
-            format,
+            to: Arc::new(Mutex::new(To { client, format, permit: None })),
             interval,
             next: Instant::now() + interval,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
@@ -91,9 +99,8 @@ impl<F: Format> Push<F> {
     }
 
     fn start(&mut self) {
-        let requests = self.format.requests(&self.counted.lock().table, now());
         self.sending = self.held;
-        self.running = Some(tokio::spawn(send::<F>(Arc::clone(&self.to), requests)));
+        self.running = Some(tokio::spawn(send(Arc::clone(&self.to), self.counted.clone())));
     }
 
     /// Waits for what is being sent.
@@ -112,11 +119,12 @@ impl<F: Format> Push<F> {
     }
 }
 
-/// Asks the policy before each request: all together may take longer than an answer of it holds.
-async fn send<F: Format>(to: Arc<Mutex<To>>, requests: Vec<Bytes>) -> Result<(), Failure> {
-    let To { client, permit } = &mut *to.lock().await;
+/// Sends all series. Asks the policy before each request: all together may take longer than an answer of it holds.
+async fn send<F: Format>(to: Arc<Mutex<To<F>>>, counted: Counted) -> Result<(), Failure> {
+    let To { client, format, permit } = &mut *to.lock().await;
     let permit = permit.as_mut().ok_or_else(|| Failure::unavailable("nothing may be sent yet"))?;
-    for request in requests {
+    let mut position = Position::default();
+    while let Some(request) = encode(format, &counted, &mut position) {
         permit.renew().await?;
         if permit.has_moved() {
             client.disconnect();
@@ -126,6 +134,23 @@ async fn send<F: Format>(to: Arc<Mutex<To>>, requests: Vec<Bytes>) -> Result<(),
         F::check(&answer.unwrap_or_else(late)?)?;
     }
     Ok(())
+}
+
+/// The next request. It is encoded when it is sent: all together would take more memory than the table. Counting waits while one is encoded,
+/// and continues while it is sent, so requests have values of different times, and each tells its own. What is guaranteed:
+/// - A series that exists from the first request to the last is in exactly one, and a histogram has all its buckets in that one.
+/// - No value is less than what was sent of its series before, because tables only count up.
+/// - What was counted before the first request is in them. What was counted since may be in some series, and not yet in others.
+pub fn encode(format: &impl Format, counted: &Counted, position: &mut Position) -> Option<Bytes> {
+    let counting = counted.lock();
+    let now = now();
+    while let Some(metrics) = counting.table.next(position, SERIES, now) {
+        let request = format.request(metrics, now);
+        if request.is_some() {
+            return request;
+        }
+    }
+    None
 }
 
 impl<F: Format> Sink for Push<F> {
@@ -210,21 +235,34 @@ mod tests {
     use crate::{
         figures::{Figures, SinkFigures},
         http::fixtures::{ANY, Answering},
-        metrics::{MetricsConfig, Profile},
+        metrics::{MetricsConfig, Profile, TableFigures, table::Value},
         policy::Policy,
-        record::fixtures::record,
+        record::fixtures::named,
         sinks::{Condition, Sinks, WhenFull},
     };
 
-    /// Two requests, whatever there is.
-    struct Twice;
+    /// The sum of all counters. `NetObserv`'s metrics are two requests: those of namespaces and of workloads.
+    struct Sums;
 
-    impl Format for Twice {
+    impl Format for Sums {
         const HEADERS: &[(&'static str, &'static str)] = &[];
 
-        fn requests(&self, _table: &Table, _now: u64) -> Vec<Bytes> {
-            vec![Bytes::from_static(b"1"), Bytes::from_static(b"2")]
+        fn request<'a>(
+            &self,
+            metrics: impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'a>>)>,
+            _now: u64,
+        ) -> Option<Bytes> {
+            let counts = metrics.flat_map(|(_, series)| series).map(|shown| match shown.value {
+                Value::Count(count) => count,
+                Value::Histogram(_) => 0,
+            });
+            Some(counts.sum::<u64>().to_string().into())
         }
+    }
+
+    /// Both directions: 54 bytes, a frame and a report of each.
+    fn sum(records: u64) -> String {
+        (records * 2 * (54 + 1 + 1)).to_string()
     }
 
     /// A policy that allows all or nothing. Its socket is removed when it is dropped.
@@ -257,15 +295,27 @@ mod tests {
         }
     }
 
-    /// What it sends is due at once.
-    async fn start(asked: &Asked, server: impl Handler) -> (Sinks, SinkFigures, Server) {
+    fn counted() -> Counted {
+        Counted::new(&MetricsConfig::of(Profile::Netobserv), TableFigures::default()).expect("it is valid")
+    }
+
+    async fn push(counted: Counted, server: impl Handler) -> (Push<Sums>, Server) {
         let listening = Server::spawn(ANY, server).await.expect("it listens");
         let config = serde_json::from_str(&format!(r#"{{"url":"http://{}/"}}"#, listening.address())).expect("valid");
         let client = Client::new(config, |_| true).expect("it is valid");
+        // What it sends is due at once.
+        (Push::new(counted, client, Sums, Duration::ZERO), listening)
+    }
+
+    async fn start(asked: &Asked, server: impl Handler) -> (Sinks, SinkFigures, Server) {
         let (mut sinks, figures) = (Sinks::new(Policy::new(Some(&asked.socket))), Figures::default());
-        let counted = Counted::new(&MetricsConfig::of(Profile::Obi), figures.of_table("s")).expect("it is valid");
-        sinks.start("s", 1 << 20, &figures, Push::new(counted, client, Twice, Duration::ZERO));
+        let (push, listening) = push(counted(), server).await;
+        sinks.start("s", 1 << 20, &figures, push);
         (sinks, figures.of_sink("s"), listening)
+    }
+
+    fn bodies(server: &Answering) -> Vec<Bytes> {
+        server.got.lock().expect("no panic").iter().map(|request| request.body().clone()).collect()
     }
 
     async fn until_told(condition: &Condition, expected: &str) {
@@ -282,17 +332,41 @@ mod tests {
         let (asked, server) = (Asked::new("counting", false), Answering::new([]));
         let (sinks, figures, _listening) = start(&asked, server.clone()).await;
         let condition = sinks.conditions().remove(0);
-        for port in 1..=3 {
-            sinks.push(&mut vec![record(port)], WhenFull::DropOldest).await;
+        for number in 1..=3 {
+            sinks.push(&mut vec![named("web")], WhenFull::DropOldest).await;
             until_told(&condition, "127.0.0.1: it may not").await;
-            while figures.sent.get() < u64::from(port) {
+            while figures.sent.get() < number {
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        assert_eq!(server.got.lock().expect("no panic").len(), 0);
+        assert_eq!(bodies(&server).len(), 0);
         asked.allows.store(true, Ordering::SeqCst);
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
-        assert_eq!(server.got.lock().expect("no panic").len(), 2);
+        assert_eq!(bodies(&server), [3, 3].map(sum));
+    }
+
+    /// Counts another record before each answer.
+    #[derive(Clone)]
+    struct Counting(Answering, Counted);
+
+    impl Handler for Counting {
+        type Body = Full<Bytes>;
+
+        async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+            self.1.count(&[named("web")]);
+            self.0.respond(request).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_values_of_when_it_is_sent() {
+        let (counted, server) = (counted(), Answering::new([]));
+        let (mut push, _listening) = push(counted.clone(), Counting(server.clone(), counted.clone())).await;
+        push.permitted(Policy::default().permit(Vec::new()));
+        counted.count(&[named("web")]);
+        push.finish().await.expect("it is sent");
+        push.finish().await.expect("it is sent");
+        assert_eq!(bodies(&server), [1, 2, 3, 4].map(sum));
     }
 
     /// Takes so long for an answer that the policy must be asked again, which allows nothing any more.
@@ -315,11 +389,10 @@ mod tests {
     async fn a_refusal_stops_what_is_being_sent() {
         let (asked, server) = (Asked::new("stop", true), Answering::new([]));
         let (sinks, figures, _listening) = start(&asked, Slow(server.clone(), Arc::clone(&asked.allows))).await;
-        sinks.push(&mut vec![record(1)], WhenFull::DropOldest).await;
+        sinks.push(&mut vec![named("web")], WhenFull::DropOldest).await;
         until_told(&sinks.conditions()[0], "127.0.0.1: it may not").await;
         assert_eq!(sinks.finish(Duration::ZERO).await, [("s".to_owned(), 1)]);
         assert_eq!(figures.unsent.get(), 1);
-        let got = server.got.lock().expect("no panic");
-        assert_eq!(got.iter().map(|request| request.body().clone()).collect::<Vec<_>>(), ["1"]);
+        assert_eq!(bodies(&server), [sum(1)]);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     metrics::{
         Counted, MetricsConfig, TableFigures,
         scrape::prometheus,
-        table::{BOUNDS, Kind, Metric, Shown, Table, Value},
+        table::{BOUNDS, Kind, Metric, Shown, Value},
     },
 };
 
@@ -42,8 +42,6 @@ pub fn interval(seconds: u16) -> Result<Duration> {
     Ok(Duration::from_secs(seconds.into()))
 }
 
-/// Series of a request, as Prometheus sends them.
-const SERIES: usize = 2000;
 /// The value of a series that has ended: a NaN that Prometheus knows by its bits.
 const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
@@ -108,20 +106,16 @@ impl Format for RemoteWrite {
         ("x-prometheus-remote-write-version", "0.1.0"),
     ];
 
-    fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
-        let all = table
-            .metrics(now)
-            .flat_map(|(metric, series)| series.flat_map(move |shown| self.all_of(metric, &shown, now)));
-        let mut all = all.peekable();
-        let mut requests = Vec::new();
-        // All messages at once would take far more memory than all requests.
-        while all.peek().is_some() {
-            let series = all.by_ref().take(SERIES).collect();
-            // It fails for more than 4 GiB only.
-            let body = snap::raw::Encoder::new().compress_vec(&WriteRequest { series }.encode_to_vec());
-            requests.extend(body.map(Bytes::from));
-        }
-        requests
+    fn request<'a>(
+        &self,
+        metrics: impl Iterator<Item = (&'static Metric, impl Iterator<Item = Shown<'a>>)>,
+        now: u64,
+    ) -> Option<Bytes> {
+        let series =
+            metrics.flat_map(|(metric, series)| series.flat_map(move |shown| self.all_of(metric, &shown, now)));
+        let request = WriteRequest { series: series.collect() }.encode_to_vec();
+        // It fails for more than 4 GiB only.
+        snap::raw::Encoder::new().compress_vec(&request).ok().map(Bytes::from)
     }
 }
 
@@ -181,9 +175,10 @@ mod tests {
     use crate::{
         figures::Figures,
         http::fixtures::{ANY, Answering},
+        metrics::table::Position,
         policy::Policy,
-        record::fixtures::record,
-        sinks::{Sinks, WhenFull},
+        record::fixtures::named,
+        sinks::{Sinks, WhenFull, push::encode},
     };
 
     fn config(text: &str) -> RemoteWriteConfig {
@@ -230,34 +225,24 @@ mod tests {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        sinks.push(&mut vec![named(1)], WhenFull::DropOldest).await;
+        sinks.push(&mut vec![named("web")], WhenFull::DropOldest).await;
         until_told("503 Service Unavailable: so it is").await;
-        sinks.push(&mut vec![named(2)], WhenFull::DropOldest).await;
+        sinks.push(&mut vec![named("web")], WhenFull::DropOldest).await;
         until_told("400 Bad Request: so it is").await;
-        sinks.push(&mut vec![named(3)], WhenFull::DropOldest).await;
+        sinks.push(&mut vec![named("web")], WhenFull::DropOldest).await;
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
         assert_eq!(told()["exporting"], true);
         let of_sink = figures.of_sink("s");
         assert_eq!((of_sink.sent.get(), of_sink.refused.get(), of_sink.unsent.get()), (3, 0, 0));
         let got = server.got.lock().expect("no panic");
         let last = got.last().expect("a request");
-        let series = parse(last.body());
+        let series: Vec<_> = got.iter().flat_map(|request| parse(request.body())).collect();
         let expected = "SrcK8S_Namespace=shop __name__=netobserv_namespace_egress_bytes_total zone=a";
-        let found = series.iter().find(|(labels, _)| labels == expected);
+        let found = series.iter().rfind(|(labels, _)| labels == expected);
         // Two series of one label are one more: those of the other direction.
         assert_eq!(found.map(|(_, value)| *value), Some(3.0 * 54.0), "{series:?}");
         assert_eq!(last.headers()["content-encoding"], "snappy");
         assert_eq!(last.headers()["x-prometheus-remote-write-version"], "0.1.0");
-    }
-
-    /// A record whose client is a pod.
-    fn named(port: u16) -> std::sync::Arc<crate::record::Record> {
-        let mut record = crate::record::Record::clone(&record(port));
-        for line in record.sent.iter_mut().chain(&mut record.received) {
-            let end = if line.flow.reply { &mut line.flow.destination } else { &mut line.flow.source };
-            (end.kind, end.namespace) = (Some("Pod".to_owned()), Some("shop".to_owned()));
-        }
-        record.into()
     }
 
     #[tokio::test]
@@ -267,7 +252,7 @@ mod tests {
         let config = config(&format!(r#"{{"url":"http://{}/","profile":"obi"}}"#, listening.address()));
         let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
         sinks.start("s", 1 << 20, &figures, sink(config, figures.of_table("s")).expect("it is valid"));
-        sinks.push(&mut vec![named(1), named(2)], WhenFull::DropOldest).await;
+        sinks.push(&mut vec![named("web"), named("web")], WhenFull::DropOldest).await;
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, [("s".to_owned(), 2)]);
     }
 
@@ -276,19 +261,11 @@ mod tests {
         let figures = Figures::default();
         let counted =
             Counted::new(&MetricsConfig::of(crate::metrics::Profile::Obi), figures.of_table("s")).expect("valid");
-        let records: Vec<_> = (0..1500_u16)
-            .map(|number| {
-                let mut record = crate::record::Record::clone(&named(1));
-                for line in record.sent.iter_mut().chain(&mut record.received) {
-                    line.flow.source.owner = Some(number.to_string());
-                }
-                record.into()
-            })
-            .collect();
+        let records: Vec<_> = (0..1500).map(|number: u16| named(&number.to_string())).collect();
         counted.count(&records);
-        let format = RemoteWrite { labels: BTreeMap::new() };
-        let sizes: Vec<_> =
-            format.requests(&counted.lock().table, 0).iter().map(|request| parse(request).len()).collect();
+        let (format, mut position) = (RemoteWrite { labels: BTreeMap::new() }, Position::default());
+        let requests = std::iter::from_fn(|| encode(&format, &counted, &mut position));
+        let sizes: Vec<_> = requests.map(|request| parse(&request).len()).collect();
         // Bytes and packets of both directions.
         assert_eq!(sizes, [2000, 2000, 2000]);
     }
@@ -297,12 +274,12 @@ mod tests {
     fn what_has_ended_is_stale() {
         let metrics = MetricsConfig::of(crate::metrics::Profile::Obi);
         let counted = Counted::new(&metrics, Figures::default().of_table("s")).expect("valid");
-        counted.count(&[named(1)]);
+        counted.count(&[named("web")]);
         let format = RemoteWrite { labels: BTreeMap::new() };
         let now = crate::metrics::now();
         let bits = |now| {
-            let requests = format.requests(&counted.lock().table, now);
-            parse(&requests[0]).iter().map(|(_, value)| value.to_bits()).collect::<Vec<_>>()
+            let request = format.request(counted.lock().table.metrics(now), now).expect("there are some");
+            parse(&request).iter().map(|(_, value)| value.to_bits()).collect::<Vec<_>>()
         };
         // Bytes and packets of both directions.
         assert_eq!(bits(now), [54.0, 54.0, 1.0, 1.0].map(f64::to_bits));

@@ -12,7 +12,7 @@ use super::{
     nanoseconds, rejected, scope,
 };
 use crate::{
-    metrics::table::{self, BOUNDS, Kind, Shown, Table, Value},
+    metrics::table::{self, BOUNDS, Kind, Shown, Value},
     sinks::{Failure, push::Format},
 };
 
@@ -22,33 +22,31 @@ pub struct OtlpMetrics {
     resource: Resource,
 }
 
-/// Points of a request.
-const POINTS: usize = 2000;
-
 impl OtlpMetrics {
     pub const fn new(resource: Resource) -> Self {
         Self { resource }
-    }
-
-    fn request(&self, metric: Metric) -> Bytes {
-        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics: vec![metric] }];
-        let resource = Some(self.resource.clone());
-        MetricsRequest { resource_metrics: vec![ResourceMetrics { resource, scope_metrics }] }.encode_to_vec().into()
     }
 }
 
 impl Format for OtlpMetrics {
     const HEADERS: &[(&'static str, &'static str)] = HEADERS;
 
-    fn requests(&self, table: &Table, now: u64) -> Vec<Bytes> {
-        let mut requests = Vec::new();
-        for (metric, series) in table.metrics(now) {
+    fn request<'a>(
+        &self,
+        metrics: impl Iterator<Item = (&'static table::Metric, impl Iterator<Item = Shown<'a>>)>,
+        now: u64,
+    ) -> Option<Bytes> {
+        let metrics = metrics.filter_map(|(metric, series)| {
             let mut series = series.filter(|shown| !shown.has_ended).peekable();
-            while series.peek().is_some() {
-                requests.push(self.request(message(metric, series.by_ref().take(POINTS), now)));
-            }
+            series.peek().is_some().then(|| message(metric, series, now))
+        });
+        let metrics: Vec<_> = metrics.collect();
+        if metrics.is_empty() {
+            return None;
         }
-        requests
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics }];
+        let resource_metrics = vec![ResourceMetrics { resource: Some(self.resource.clone()), scope_metrics }];
+        Some(MetricsRequest { resource_metrics }.encode_to_vec().into())
     }
 
     fn check(answer: &[u8]) -> Result<(), Failure> {
