@@ -82,6 +82,15 @@ fn number(value: &Value) -> u64 {
 
 #[test]
 fn an_opentelemetry_collector_takes_logs_and_metrics() {
+    check("gzip");
+}
+
+#[test]
+fn an_opentelemetry_collector_takes_what_is_not_compressed() {
+    check("none");
+}
+
+fn check(compression: &str) {
     const CONNECTIONS: u16 = 2000;
     let frames: Vec<_> =
         (0..CONNECTIONS).flat_map(|number| connection((CLIENT, 20_000 + number), (SERVER, 80))).collect();
@@ -102,7 +111,7 @@ fn an_opentelemetry_collector_takes_logs_and_metrics() {
     let otel = OpenTelemetry::start();
     let sinks = format!(
         "sinks: [{{name: otel, otlp: {{url: 'http://127.0.0.1:{PORT}', signals: [logs, metrics],\n\
-           intervalSeconds: 1, attributes: {{k8s.cluster.name: lab}}}}}}]"
+           compression: {compression}, intervalSeconds: 1, attributes: {{k8s.cluster.name: lab}}}}}}]"
     );
     let exported = otel.network.within(|| export(&lines, &sinks));
     assert!(exported.success, "{}", exported.errors);

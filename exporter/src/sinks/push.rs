@@ -22,7 +22,7 @@ use crate::{
 
 /// How metrics become requests.
 pub trait Format: Send + 'static {
-    const HEADERS: &[(&'static str, &'static str)];
+    fn headers(&self) -> &'static [(&'static str, &'static str)];
 
     /// Some metrics, each with some of its series. `now` is in milliseconds since 1970. `None`: there is nothing to send of them.
     fn request<'a>(
@@ -129,7 +129,7 @@ async fn send<F: Format>(to: Arc<Mutex<To<F>>>, counted: Counted) -> Result<(), 
         if permit.has_moved() {
             client.disconnect();
         }
-        let answer = timeout(PATIENCE, client.post(request, F::HEADERS)).await;
+        let answer = timeout(PATIENCE, client.post(request, format.headers())).await;
         let late = |_| Err(Failure::unavailable(format!("no answer within {} seconds", PATIENCE.as_secs())));
         F::check(&answer.unwrap_or_else(late)?)?;
     }
@@ -245,7 +245,9 @@ mod tests {
     struct Sums;
 
     impl Format for Sums {
-        const HEADERS: &[(&'static str, &'static str)] = &[];
+        fn headers(&self) -> &'static [(&'static str, &'static str)] {
+            &[]
+        }
 
         fn request<'a>(
             &self,

@@ -100,11 +100,13 @@ struct Sample {
 }
 
 impl Format for RemoteWrite {
-    const HEADERS: &[(&'static str, &'static str)] = &[
-        ("content-type", "application/x-protobuf"),
-        ("content-encoding", "snappy"),
-        ("x-prometheus-remote-write-version", "0.1.0"),
-    ];
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("content-type", "application/x-protobuf"),
+            ("content-encoding", "snappy"),
+            ("x-prometheus-remote-write-version", "0.1.0"),
+        ]
+    }
 
     fn request<'a>(
         &self,

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use podtap_runtime::http::Bytes;
-use prost::Message as _;
 use serde_json::{Map, Value};
 
 use super::{
-    HEADERS,
+    Compression,
     messages::{Any, AnyValue, KeyValue, List, LogRecord, LogsRequest, Resource, ResourceLogs, ScopeLogs},
     nanoseconds, rejected, scope,
 };
@@ -23,11 +21,12 @@ use crate::{
 pub struct Logs {
     client: Client,
     resource: Resource,
+    compression: Compression,
 }
 
 impl Logs {
-    pub const fn new(client: Client, resource: Resource) -> Self {
-        Self { client, resource }
+    pub const fn new(client: Client, resource: Resource, compression: Compression) -> Self {
+        Self { client, resource, compression }
     }
 }
 
@@ -50,8 +49,8 @@ impl Sink for Logs {
         let logs = records.iter().flat_map(|record| record.lines()).map(|line| log_record(line, observed)).collect();
         let scope_logs = vec![ScopeLogs { scope: Some(scope()), records: logs }];
         let resource_logs = vec![ResourceLogs { resource: Some(self.resource.clone()), scope_logs }];
-        let body = Bytes::from(LogsRequest { resource_logs }.encode_to_vec());
-        let answer = self.client.post(body, HEADERS).await?;
+        let body = self.compression.encode(&LogsRequest { resource_logs });
+        let answer = self.client.post(body, self.compression.headers()).await?;
         // Which ones were rejected is not told, and a record has two log records at most.
         rejected(&answer).map_or(Ok(()), |(count, failure)| {
             let refused = usize::try_from(count).unwrap_or(usize::MAX).min(records.len());

@@ -1,10 +1,9 @@
 //! Metrics as sums and histograms.
 
 use podtap_runtime::http::Bytes;
-use prost::Message as _;
 
 use super::{
-    HEADERS,
+    Compression,
     messages::{
         CUMULATIVE, Data, Histogram, HistogramPoint, KeyValue, Metric, MetricsRequest, NumberPoint, Resource,
         ResourceMetrics, ScopeMetrics, Sum,
@@ -20,16 +19,19 @@ use crate::{
 #[derive(Debug)]
 pub struct OtlpMetrics {
     resource: Resource,
+    compression: Compression,
 }
 
 impl OtlpMetrics {
-    pub const fn new(resource: Resource) -> Self {
-        Self { resource }
+    pub const fn new(resource: Resource, compression: Compression) -> Self {
+        Self { resource, compression }
     }
 }
 
 impl Format for OtlpMetrics {
-    const HEADERS: &[(&'static str, &'static str)] = HEADERS;
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        self.compression.headers()
+    }
 
     fn request<'a>(
         &self,
@@ -46,7 +48,7 @@ impl Format for OtlpMetrics {
         }
         let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics }];
         let resource_metrics = vec![ResourceMetrics { resource: Some(self.resource.clone()), scope_metrics }];
-        Some(MetricsRequest { resource_metrics }.encode_to_vec().into())
+        Some(self.compression.encode(&MetricsRequest { resource_metrics }))
     }
 
     fn check(answer: &[u8]) -> Result<(), Failure> {
