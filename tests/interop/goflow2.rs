@@ -86,8 +86,8 @@ fn goflow2_shows_both_directions_and_names() {
     });
     let lines = lines(&directory);
     let sinks = "sinks: [{name: goflow2, ipfix: {host: 127.0.0.1, profile: antrea}}]";
-    let exported = network.within(|| export(&lines, sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&network, &lines, sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
     let flows: Vec<Value> = until("goflow2 has printed all flows", PATIENCE, || {
         let text = fs::read_to_string(&output).expect("a file");
         let flows: Vec<_> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();

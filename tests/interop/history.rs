@@ -12,6 +12,7 @@ use podtap_tests::{
     collector::binary,
     exporter::export,
     frames::{ACK, End, SYN, connection, tcp},
+    net::Network,
     pcap::{self, output},
 };
 use serde_json::{Value, json};
@@ -126,13 +127,14 @@ fn the_questions_of_the_document_are_answered() {
     let lines = flows(&directory, frames);
     let files = directory.join("flows");
     let exported = export(
+        &Network::new(),
         &lines,
         &format!(
             "sinks:\n- {{name: p, files: {{directory: {files}, format: Parquet}}}}\n\
              - {{name: j, files: {{directory: {files}, format: JSONLines}}}}\n"
         ),
     );
-    assert!(exported.success, "{}", exported.errors);
+    assert!(exported.status.success(), "{}", exported.errors);
     let release = format!("epoch_ms({})::TIMESTAMPTZ", now - 48 * HOUR);
     let release_64 = format!("fromUnixTimestamp64Milli({}, 'UTC')", now - 48 * HOUR);
     let document = Document::read(

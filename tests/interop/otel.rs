@@ -104,8 +104,8 @@ fn an_opentelemetry_collector_takes_logs_and_metrics() {
         "sinks: [{{name: otel, otlp: {{url: 'http://127.0.0.1:{PORT}', signals: [logs, metrics],\n\
            intervalSeconds: 1, attributes: {{k8s.cluster.name: lab}}}}}}]"
     );
-    let exported = otel.network.within(|| export(&lines, &sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&otel.network, &lines, &sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
 
     let records = until("all log records are printed", PATIENCE, || {
         let records = otel.all(["resourceLogs", "scopeLogs", "logRecords"]);
