@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -19,10 +19,7 @@ use podtap_tests::{
     wait::{PATIENCE, uninterrupted, until},
 };
 
-use crate::stream::{Pod, RECEIVER, probe};
-
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+use crate::pod::{OUTSIDE, Pod, RECEIVER, WEB, probe};
 
 // Types of messages: see `rpcap-protocol.h` of libpcap.
 const ERROR: u8 = 1;
