@@ -9,7 +9,7 @@ use std::{
 };
 
 use podtap_tests::{
-    collector::binary,
+    collector::{binary, pod},
     exporter::export,
     frames::{ACK, End, SYN, connection, tcp},
     net::Network,
@@ -28,11 +28,7 @@ const HOUR: u64 = 3_600_000;
 const RST: u8 = 4;
 
 fn names() -> Value {
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    json!({"pods": [pod("web", WEB), pod("cart", CART), pod("payments", PAYMENTS)],
+    json!({"pods": [pod("web-1", "web", WEB), pod("cart-1", "cart", CART), pod("payments-1", "payments", PAYMENTS)],
         "services": [{"namespace": "shop", "name": "cart-front", "addresses": [SERVICE],
             "ports": [{"port": 80, "targetPort": 8080}], "backends": [{"address": CART}]}],
         "networks": [["192.0.2.0/24", "office"]]})

@@ -13,7 +13,7 @@ use std::{
 
 use podtap_tests::{
     child::Killed,
-    collector::binary,
+    collector::{binary, pod},
     exporter::export,
     frames::connection,
     net::Network,
@@ -87,11 +87,8 @@ fn an_opentelemetry_collector_takes_logs_and_metrics() {
         (0..CONNECTIONS).flat_map(|number| connection((CLIENT, 20_000 + number), (SERVER, 80))).collect();
     let file = File::timed((0..).map(Duration::from_millis).zip(frames));
     let names = file.path().with_extension("names.json");
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    fs::write(&names, json!({"pods": [pod("client", CLIENT), pod("web", SERVER)]}).to_string()).expect("a file");
+    let pods = [pod("client-1", "client", CLIENT), pod("web-1", "web", SERVER)];
+    fs::write(&names, json!({"pods": pods}).to_string()).expect("a file");
     let mut command = Command::new(binary());
     command.arg("--read").arg(file.path()).arg("--names").arg(&names).args(["--print", "flows"]);
     let lines = String::from_utf8(pcap::output(&mut command)).expect("text");
