@@ -171,21 +171,13 @@ impl Writing {
 
 /// Where frames come from.
 #[derive(Args)]
-#[group(required = true)]
-#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
+#[group(required = true, arg = "read", args = capture::Arguments::IDS)]
 struct Input {
     /// Capture files (pcap or pcapng, Ethernet), in the order of their frames
-    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with_all = ["interface", "receivers", "vxlan_port"])]
+    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with_all = capture::Arguments::IDS)]
     read: Vec<PathBuf>,
-    /// Interfaces to capture from, until SIGINT or SIGTERM. Needs the capability NET_RAW
-    #[arg(long, num_args = 1.., value_name = "NAME")]
-    interface: Vec<String>,
-    /// Capture from all receivers in this network namespace (ptap*), also those that are created later. Needs the capability NET_RAW
-    #[arg(long)]
-    receivers: bool,
-    /// UDP port to which a tap sends VXLAN, as an external destination
-    #[arg(long, value_name = "PORT")]
-    vxlan_port: Option<u16>,
+    #[command(flatten)]
+    capture: capture::Arguments,
 }
 
 fn main() -> ExitCode {
@@ -308,8 +300,7 @@ fn capture(arguments: &Arguments, shared: &Shared) -> Result<()> {
         restored.with_context(|| format!("{} cannot be read", path.display()))?;
     }
     let mut service = Service::start(arguments, shared)?;
-    let Input { interface, receivers, vxlan_port, .. } = &arguments.input;
-    let mut inputs = capture::Input::all(interface, *receivers, *vxlan_port)?;
+    let mut inputs = arguments.input.capture.open()?;
     let stdout = (arguments.print == Print::Flows).then(|| Queue::new(io::stdout()));
     let exporter = arguments.export_socket.clone().map(|path| Queue::new(Exporter::new(path)));
     let patience = if arguments.names_socket.is_some() { PATIENCE } else { Duration::ZERO };
@@ -413,6 +404,26 @@ mod tests {
     #[test]
     fn arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn frames_come_from_files_or_are_captured() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
+
+        let all = "--interface a b --receivers --vxlan-port 4789";
+        for (arguments, expected) in [
+            ("--read a b", None),
+            (all, None),
+            ("--listen 127.0.0.1:9090", Some(MissingRequiredArgument)),
+            (&format!("--read a {all}"), Some(ArgumentConflict)),
+            ("--read a --receivers", Some(ArgumentConflict)),
+            ("sensor --listen 127.0.0.1:2002 --receivers", None),
+            (&format!("sensor --listen 127.0.0.1:2002 {all}"), None),
+            ("sensor --listen 127.0.0.1:2002", Some(MissingRequiredArgument)),
+        ] {
+            let parsed = Cli::try_parse_from(format!("podtap-collector {arguments}").split(' '));
+            assert_eq!(parsed.err().map(|error| error.kind()), expected, "{arguments}");
+        }
     }
 
     #[test]

@@ -46,8 +46,26 @@ pub struct SinkFigures {
     /// The sink took them, and lost them later.
     pub lost: Counter,
     pub failures: Counter,
-    pub up: Gauge,
+    pub up: Up,
     pub queued: Gauge,
+}
+
+/// Whether the last attempt to send succeeded. Before the first one, it has no series: 0 would be a sink that is down.
+#[derive(Clone, Debug)]
+pub struct Up {
+    labels: OfSink,
+    family: Family<OfSink, Gauge>,
+}
+
+impl Up {
+    pub fn set(&self, is_up: bool) {
+        self.family.get_or_create(&self.labels).set(is_up.into());
+    }
+
+    #[cfg(test)]
+    pub fn get(&self) -> Option<i64> {
+        self.family.get(&self.labels).map(|gauge| gauge.get())
+    }
 }
 
 impl Figures {
@@ -88,7 +106,7 @@ impl Figures {
         }
     }
 
-    /// Those of a sink. Their series exist from now on.
+    /// Those of a sink. Their series exist from now on, but for [`Up`].
     pub fn of_sink(&self, sink: &str) -> SinkFigures {
         let labels = OfSink { sink: sink.to_owned() };
         let dropped = |reason| self.dropped.get_or_create_owned(&Dropped { sink: sink.to_owned(), reason });
@@ -99,7 +117,7 @@ impl Figures {
             unsent: dropped("unsent"),
             lost: dropped("lost"),
             failures: self.failures.get_or_create_owned(&labels),
-            up: self.up.get_or_create_owned(&labels),
+            up: Up { labels: labels.clone(), family: self.up.clone() },
             queued: self.queued.get_or_create_owned(&labels),
         }
     }

@@ -3,11 +3,11 @@
 use std::{path::Path, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use podtap_runtime::{shutdown::Shutdown, telemetry::with_causes};
+use podtap_runtime::{shutdown::Shutdown, socket, telemetry::with_causes};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     net::UnixListener,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tracing::{info, warn};
 
@@ -37,32 +37,23 @@ pub async fn read(path: &Path, sinks: &Sinks, figures: &Figures) -> Result<()> {
 /// its connection: it ends at the same time, and writes the flows that are open then.
 pub async fn serve(listener: &UnixListener, sinks: &Sinks, figures: &Figures, shutdown: &mut Shutdown) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let stream = tokio::select! {
+            stream = socket::accept(|| listener.accept()) => stream,
             () = shutdown.requested() => return,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                info!("the collector has connected");
-                let mut reading = pin!(lines(stream, sinks, WhenFull::DropOldest, figures));
-                let result = tokio::select! {
-                    result = &mut reading => result,
-                    () = shutdown.requested() => {
-                        // Elapsed: the collector does not end.
-                        let _ = timeout(LAST_LINES, reading).await;
-                        return;
-                    }
-                };
-                match result {
-                    Ok(()) => info!("the collector has disconnected"),
-                    Err(error) => warn!(error = %with_causes(&*error), "the connection to the collector was closed"),
-                }
+        info!("the collector has connected");
+        let mut reading = pin!(lines(stream, sinks, WhenFull::DropOldest, figures));
+        let result = tokio::select! {
+            result = &mut reading => result,
+            () = shutdown.requested() => {
+                // Elapsed: the collector does not end.
+                let _ = timeout(LAST_LINES, reading).await;
+                return;
             }
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                // Most likely out of file descriptors: an immediate retry would only burn CPU.
-                sleep(Duration::from_millis(500)).await;
-            }
+        };
+        match result {
+            Ok(()) => info!("the collector has disconnected"),
+            Err(error) => warn!(error = %with_causes(&*error), "the connection to the collector was closed"),
         }
     }
 }

@@ -1,19 +1,13 @@
 //! Metrics of flows: in Prometheus, and how many there are.
 
 use std::{
-    collections::BTreeSet,
-    env, fs,
-    io::Write as _,
-    net::Ipv4Addr,
-    os::unix::net::UnixStream,
-    path::{Path as File, PathBuf},
+    collections::BTreeSet, env, fs, io::Write as _, net::Ipv4Addr, os::unix::net::UnixStream, path::Path as File,
     process,
 };
 
 use podtap_tests::{
     collector::Collector,
-    exporter::Exporter,
-    http,
+    exporter::{Exporter, PROBES},
     mmdb::{self, Place},
     net::Network,
     wait::{PATIENCE, until},
@@ -75,23 +69,24 @@ fn prometheus_gets_what_servers_and_interfaces_count() {
     path.serve_at(OUTSIDE);
     be_quiet(&path);
     let file = |name: &str| env::temp_dir().join(format!("podtap-metrics-{}-{name}", process::id()));
-    let [of_names, cities, socket] = ["names.json", "cities.mmdb", "flows.sock"].map(file);
+    let [of_names, cities] = ["names.json", "cities.mmdb"].map(file);
     fs::write(&of_names, names(&servers()).to_string()).expect("it can be written");
     let networks = [(Ipv4Addr::new(198, 51, 100, 0), 24, BERLIN)];
     fs::write(&cities, mmdb::places(&networks)).expect("it can be written");
-    let text = |path: &PathBuf| path.to_str().expect("text").to_owned();
-    let arguments = ["--interface", "eth0", "--names", &text(&of_names), "--export-socket", &text(&socket)];
-    let collector = Collector::start(path.client.path(), &arguments);
     let sinks = format!(
         "metrics: {{profile: netobserv}}\n\
          sinks: [{{name: prometheus, remoteWrite: {{url: 'http://{PROMETHEUS}/api/v1/write', profile: convis,\n\
            cities: {}, intervalSeconds: 1, labels: {{exporter: a}}}}}}]",
         cities.display()
     );
+    let mut exporter = Exporter::new(&path.client, &sinks);
+    let text = of_names.to_str().expect("text");
+    let arguments = ["--interface", "eth0", "--names", text, "--export-socket", &exporter.socket()];
+    let collector = Collector::start(path.client.path(), &arguments);
     // It is there before Prometheus, and tries again.
-    let exporter = Exporter::start(path.client.path(), &socket, &sinks);
+    exporter.listen();
     let rules = File::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana/convis-rules.yaml");
-    let prometheus = Prometheus::start(&path.client, &exporter.address.to_string(), &[&rules]);
+    let prometheus = Prometheus::start(&path.client, &PROBES.to_string(), &[&rules]);
     let before = counters(&path);
     for (server, length) in REQUESTS {
         path.request((servers()[server], SERVER_PORT), length);
@@ -148,10 +143,11 @@ fn prometheus_gets_what_servers_and_interfaces_count() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0["k8s_namespace"], "shop");
 
-    exporter.end();
+    let ended = exporter.end();
+    assert!(ended.status.success(), "{}", ended.errors);
     drop(prometheus);
     collector.end();
-    for file in [of_names, cities, socket] {
+    for file in [of_names, cities] {
         fs::remove_file(file).expect("it exists");
     }
 }
@@ -176,12 +172,9 @@ fn series_of(peers: u32, profile: &str, metric: &str) -> (usize, u64) {
     /// Records that find room in the queue.
     const AT_ONCE: u32 = 4000;
     let network = Network::new();
-    network.ip("link set lo up\n");
-    let socket = env::temp_dir().join(format!("podtap-peers-{}-{profile}.sock", process::id()));
-    let exporter =
-        Exporter::start(network.path(), &socket, &format!("metrics: {{profile: {profile}, series: {SERIES}}}"));
-    let mut stream = UnixStream::connect(&socket).expect("it listens");
-    let get = || network.within(|| http::get(exporter.address, "/metrics")).map(|(_, text)| text).unwrap_or_default();
+    let mut exporter = Exporter::new(&network, &format!("metrics: {{profile: {profile}, series: {SERIES}}}"));
+    exporter.listen();
+    let mut stream = UnixStream::connect(exporter.socket()).expect("it listens");
     let mut most = 0;
     for start in (0..peers).step_by(AT_ONCE as usize) {
         let lines: String = (start..peers.min(start + AT_ONCE)).map(flow).collect();
@@ -189,7 +182,7 @@ fn series_of(peers: u32, profile: &str, metric: &str) -> (usize, u64) {
         let sent = format!("podtap_exporter_records_sent_total{{sink=\"metrics\"}} {}\n", peers.min(start + AT_ONCE));
         // What would be dropped would not be counted. The last line waits for its reply.
         let text = until("all are counted", PATIENCE, || {
-            let text = get();
+            let text = exporter.get("/metrics")?;
             if text.contains(&sent) { Ok(text) } else { Err(text) }
         });
         let of_flows = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("podtap_exporter_"));
@@ -200,8 +193,8 @@ fn series_of(peers: u32, profile: &str, metric: &str) -> (usize, u64) {
         if start + AT_ONCE >= peers {
             let values = of_flows.iter().filter(|(name, _)| name.starts_with(metric));
             let sum = values.map(|(_, value)| value.parse::<u64>().expect("a number")).sum();
-            exporter.end();
-            fs::remove_file(socket).expect("it exists");
+            let ended = exporter.end();
+            assert!(ended.status.success(), "{}", ended.errors);
             assert!(most <= SERIES, "{most}");
             return (most, sum);
         }

@@ -1,15 +1,15 @@
 //! The exporter beside the collector.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use podtap_tests::{
     collector::{Collector, binary},
     exporter::{Exporter, export},
     frames::connection,
-    http, pcap,
+    net::Network,
+    pcap,
     wait::{PATIENCE, until},
 };
-use serde_json::json;
 
 use crate::network::{Path, SERVER_PORT, servers};
 
@@ -30,16 +30,16 @@ fn lines_of_a_file_are_exported_as_they_are() {
     assert_eq!(lines.lines().count(), 200, "{lines}");
     let replies = lines.lines().filter(|line| line.contains(r#""Reply":true"#));
     assert_eq!(replies.filter(|line| line.contains(r#""SrcPort":80"#)).count(), 100, "{lines}");
-    let exported = export(&lines, TO_STDOUT);
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&Network::new(), &lines, TO_STDOUT);
+    assert!(exported.status.success(), "{}", exported.errors);
     assert_eq!(exported.output, lines);
     assert!(exported.errors.contains("200 lines read, 0 of them no flows"), "{}", exported.errors);
 }
 
 #[test]
 fn a_line_that_is_no_flow_is_left_out_and_counted() {
-    let exported = export("{\"Proto\":6}\n{\"Proto\":6,\n{\"Proto\":17}\n{\"Pro", TO_STDOUT);
-    assert!(!exported.success);
+    let exported = export(&Network::new(), "{\"Proto\":6}\n{\"Proto\":6,\n{\"Proto\":17}\n{\"Pro", TO_STDOUT);
+    assert_eq!(exported.status.code(), Some(1));
     assert_eq!(exported.output, "{\"Proto\":6}\n{\"Proto\":17}\n");
     assert!(exported.errors.contains("3 lines read, 2 of them no flows"), "{}", exported.errors);
 }
@@ -54,8 +54,8 @@ fn ports(lines: &str) -> Vec<u64> {
 fn the_collector_does_not_wait_for_the_exporter() {
     let path = Path::new();
     path.serve();
-    let socket: PathBuf = std::env::temp_dir().join(format!("podtap-flows-{}.sock", std::process::id()));
-    let arguments = ["--interface", "eth0", "--export-socket", socket.to_str().expect("text")];
+    let mut exporter = Exporter::new(&path.client, TO_STDOUT);
+    let arguments = ["--interface", "eth0", "--export-socket", &exporter.socket()];
     let collector = Collector::start(path.client.path(), &arguments);
     let request = || u64::from(path.request((servers()[0], SERVER_PORT), 1000).0);
     let mut expected = vec![request()];
@@ -67,35 +67,27 @@ fn the_collector_does_not_wait_for_the_exporter() {
     };
     // Nothing listens yet.
     until_printed(&expected);
-    let mut exporter = Exporter::start(path.client.path(), &socket, TO_STDOUT);
+    exporter.listen();
     expected.push(request());
-    let until_exported = |exporter: &Exporter, expected: &[u64]| {
+    let until_exported = |exporter: &Exporter<'_>, expected: &[u64]| {
         until("the flows are exported", PATIENCE, || {
             let ports = ports(&exporter.output());
             if ports == expected { Ok(()) } else { Err(format!("{ports:?}")) }
         });
     };
     until_exported(&exporter, &expected);
-    let get = |exporter: &Exporter, path_of: &str| {
-        let address = exporter.address;
-        let path_of = path_of.to_owned();
-        let network = path.client.path().to_owned();
-        podtap_tests::namespace::within(&network, move || http::get(address, &path_of)).expect("an answer").1
-    };
-    let status: serde_json::Value = serde_json::from_str(&get(&exporter, "/status")).expect("JSON");
-    assert_eq!(status, json!([{"sink": "logs", "exporting": true}]));
-    let metrics = get(&exporter, "/metrics");
-    assert!(metrics.contains("podtap_exporter_records_sent_total{sink=\"logs\"} 2\n"), "{metrics}");
-    assert!(metrics.contains("podtap_exporter_lines_total 4\n"), "{metrics}");
+    assert_eq!(exporter.condition("logs"), Ok((Some(true), String::new())));
+    assert_eq!(exporter.metric("podtap_exporter_records_sent_total{sink=\"logs\"}"), Ok(2));
+    assert_eq!(exporter.metric("podtap_exporter_lines_total"), Ok(4));
     exporter.kill();
     expected.push(request());
     until_printed(&expected);
-    let exporter = Exporter::start(path.client.path(), &socket, TO_STDOUT);
+    exporter.listen();
     expected.push(request());
     until_exported(&exporter, &expected[2..]);
-    let said = exporter.end();
-    assert!(said.contains("4 lines read, 0 of them no flows"), "{said}");
+    let ended = exporter.end();
+    assert!(ended.status.success(), "{}", ended.errors);
+    assert!(ended.errors.contains("4 lines read, 0 of them no flows"), "{}", ended.errors);
     let (lines, _) = collector.end();
     assert_eq!(ports(&lines), expected);
-    fs::remove_file(socket).expect("it exists");
 }

@@ -9,6 +9,7 @@ use std::{
 
 use podtap_tests::{
     exporter::export,
+    net::Network,
     pcap::output,
     wait::{PATIENCE, until},
 };
@@ -71,12 +72,12 @@ fn a_full_volume_delays_flows_and_loses_none() {
     assert!(lines.len() > 2000 * KIB);
     let sinks = format!("sinks: [{{name: history, files: {{directory: {}, format: JSONLines}}}}]", volume.0.display());
     let exported = thread::scope(|scope| {
-        let exported = scope.spawn(|| export(&lines, &sinks));
+        let exported = scope.spawn(|| export(&Network::new(), &lines, &sinks));
         until("the volume is full", PATIENCE, || if volume.is_full() { Ok(()) } else { Err("there is room") });
         fs::remove_file(&filler).expect("it exists");
         exported.join().expect("it does not panic")
     });
-    assert!(exported.success, "{}", exported.errors);
+    assert!(exported.status.success(), "{}", exported.errors);
     assert!(exported.errors.contains("No space left on device"), "{}", exported.errors);
     let (written, parts) = volume.content();
     assert!(written == lines, "{} bytes of {} were written", written.len(), lines.len());

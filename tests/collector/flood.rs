@@ -204,11 +204,7 @@ fn memory_is_bounded_whatever_arrives() {
     let mut child = Killed(child.expect("it runs"));
     let get = |server: &str, path: &str| {
         let server: SocketAddr = server.parse().expect("an address");
-        match network.within(|| http::get(server, path)) {
-            Ok((200, body)) => Ok(body),
-            Ok((status, body)) => Err(format!("{status}: {body}")),
-            Err(error) => Err(error.to_string()),
-        }
+        network.within(|| http::body(server, path))
     };
     until("names are known", PATIENCE, || get(PROBES, "/readyz"));
     let empty = memory(&child.0, "VmHWM");

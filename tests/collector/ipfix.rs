@@ -29,8 +29,8 @@ use crate::{
 fn nfdump(lines: &str, settings: &str) -> Vec<Value> {
     let nfcapd = Nfcapd::start();
     let sinks = format!("sinks: [{{name: flows, ipfix: {{host: localhost, port: {NFCAPD}{settings}}}}}]");
-    let exported = nfcapd.network.within(|| export(lines, &sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&nfcapd.network, lines, &sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
     nfcapd.end()
 }
 
@@ -169,8 +169,8 @@ const COLLECTOR: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, PORT);
 fn over_udp(lines: &str, sinks: &str) -> String {
     let network = Network::new();
     let socket = network.within(|| UdpSocket::bind(COLLECTOR)).expect("a socket");
-    let exported = network.within(|| export(lines, sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&network, lines, sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
     socket.set_nonblocking(true).expect("a socket");
     let (mut frames, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     loop {
@@ -194,8 +194,8 @@ fn over_tcp(lines: &str, sinks: &str) -> String {
         let mut stream = Vec::new();
         listener.accept().and_then(|(mut connection, _)| connection.read_to_end(&mut stream)).map(|_| stream)
     });
-    let exported = network.within(|| export(lines, sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&network, lines, sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
     let stream = reader.join().expect("it does not panic").expect("it is read");
     // Segments do not end where messages do.
     let mut sequence = 1;

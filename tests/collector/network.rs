@@ -13,6 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use podtap_tests::{
     child::{Killed, signal},
+    collector::pod,
     net::Network,
     wait::{PATIENCE, until},
 };
@@ -161,12 +162,8 @@ impl Recording {
 
 /// The names file of these namespaces: a client, and a server of one Deployment at each address of `servers`.
 pub fn names(backends: &[Ipv4Addr]) -> serde_json::Value {
-    let pod = |name: String, address: Ipv4Addr, workload: &str| {
-        serde_json::json!({"namespace": "shop", "name": name, "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": workload}})
-    };
-    let mut pods = vec![pod("client-1".into(), CLIENT, "client")];
-    pods.extend(backends.iter().map(|address| pod(format!("web-{}", address.octets()[3]), *address, "web")));
+    let mut pods = vec![pod("client-1", "client", CLIENT)];
+    pods.extend(backends.iter().map(|address| pod(&pod_of(*address), "web", *address)));
     let backends: Vec<_> = backends.iter().map(|address| serde_json::json!({"address": address})).collect();
     serde_json::json!({"pods": pods, "services": [{"namespace": "shop", "name": "web", "addresses": [SERVICE],
         "ports": [{"port": SERVICE_PORT, "targetPort": SERVER_PORT}], "backends": backends}]})

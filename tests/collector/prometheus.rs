@@ -74,11 +74,7 @@ impl Drop for Prometheus {
 
 fn get(network: &Network, address: &str, path: &str) -> Result<String, String> {
     let address: SocketAddr = address.parse().expect("an address");
-    match network.within(|| http::get(address, path)) {
-        Ok((200, body)) => Ok(body),
-        Ok((status, body)) => Err(format!("{status}: {body}")),
-        Err(error) => Err(error.to_string()),
-    }
+    network.within(|| http::body(address, path))
 }
 
 /// The series of an expression: labels, and a value.

@@ -3,8 +3,8 @@
 use std::{fs, io::Write as _, net::TcpListener, os::unix::net::UnixStream, thread};
 
 use podtap_tests::{
+    exporter::{Ended, Exporter, report},
     net::Network,
-    sinks::{Sinks, report},
     wait::{PATIENCE, until},
 };
 
@@ -47,8 +47,9 @@ fn sinks_that_take_nothing_cost_bounded_memory() {
     let directory = std::env::temp_dir().join(format!("podtap-slow-sinks-{}", std::process::id()));
     sinks.push(format!("{{name: files, files: {{directory: {}, format: Parquet}}}}", directory.display()));
     sinks.push("{name: metrics-of-flows, remoteWrite: {url: 'http://127.0.0.1:9092', profile: netobserv}}".to_owned());
-    let exporter = Sinks::listening(&network, &format!("sinks: [{}]", sinks.join(", ")));
-    let mut collector = until("it listens", PATIENCE, || UnixStream::connect(exporter.socket()));
+    let mut exporter = Exporter::new(&network, &format!("sinks: [{}]", sinks.join(", ")));
+    exporter.listen_unread();
+    let mut collector = UnixStream::connect(exporter.socket()).expect("it listens");
     let process = exporter.process();
     let empty = peak(process);
     for number in 0..RECORDS {
@@ -65,8 +66,7 @@ fn sinks_that_take_nothing_cost_bounded_memory() {
     let full = peak(process);
     println!("{empty} KiB empty, {full} KiB with {} sinks", sinks.len());
     // It ends, although nothing is taken.
-    exporter.terminate();
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = exporter.end();
     assert_eq!(status.code(), Some(1), "{errors}");
     for name in &names {
         assert!(errors.contains(&format!("{name} did not get ")), "{errors}");

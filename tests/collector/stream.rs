@@ -1,14 +1,10 @@
 //! `podtap-collector stream` without capabilities, and what its client gets, read by tshark and capinfos.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _},
-    mem::MaybeUninit,
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt as _,
-    },
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -17,104 +13,23 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use podtap_model::PACKET_SOCKET_ADDRESS;
 use podtap_tests::{
-    capture::{injector, locked},
+    capture::locked,
     child::{self, Killed},
     collector::binary,
     frames::{connection, udp},
-    net::Network,
     pcap,
     wait::{PATIENCE, uninterrupted, until},
 };
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, sendmsg, socket_with,
+
+use crate::{
+    pod::{CART, OUTSIDE, Pod, RECEIVER, WEB, probe},
+    views::identity,
+    written::statistics,
 };
 
-use crate::{views::identity, written::statistics};
-
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// How the receiver of a tap is called.
-pub const RECEIVER: &str = "ptap4096";
-
-/// The network namespace of a pod, with receivers whose frames a test writes.
-pub struct Pod {
-    pub network: Network,
-}
-
-impl Pod {
-    pub fn new() -> Self {
-        let pod = Self { network: Network::new() };
-        pod.add(RECEIVER);
-        pod
-    }
-
-    fn add(&self, receiver: &str) {
-        let tap = format!("x{receiver}");
-        self.network.ip(&format!("link add {receiver} type veth peer name {tap}\n"));
-        for device in [receiver, &tap] {
-            self.network.set(&format!("ipv6/conf/{device}/disable_ipv6"), "1");
-            self.network.ip(&format!("link set {device} mtu 65535 up\n"));
-        }
-    }
-
-    pub fn injector(&self, receiver: &str) -> Injector {
-        Injector(injector(&self.network, &format!("x{receiver}")))
-    }
-
-    /// Hands a socket over, as the tap-helper does, and returns when it is captured with. It ends with the connection.
-    fn hand_over(&self, receiver: &str) -> OwnedFd {
-        let connection = self.send(&format!(r#"{{"interface":"{receiver}"}}"#), &[locked(&self.network, receiver)]);
-        self.until_captured(receiver);
-        connection
-    }
-
-    pub fn until_captured(&self, receiver: &str) {
-        until("the interface has a reader", PATIENCE, || {
-            let links = self.network.json(&format!("ip -j -d link show dev {receiver}"));
-            if links[0]["promiscuity"] == 1 { Ok(()) } else { Err(format!("{links:?}")) }
-        });
-    }
-
-    /// Sends a message to where sockets are handed over.
-    fn send(&self, message: &str, descriptors: &[OwnedFd]) -> OwnedFd {
-        self.network.within(|| {
-            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-            let socket = socket.expect("a socket");
-            let address = SocketAddrUnix::new_abstract_name(PACKET_SOCKET_ADDRESS.as_bytes()).expect("an address");
-            connect(&socket, &address).expect("it listens");
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            assert!(descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-            sendmsg(&socket, &[IoSlice::new(message.as_bytes())], &mut control, SendFlags::empty())
-                .expect("it is sent");
-            socket
-        })
-    }
-}
-
-/// Writes frames that a receiver gets.
-pub struct Injector(File);
-
-impl Injector {
-    pub fn frame(&mut self, frame: &[u8]) {
-        // After an empty virtio_net_hdr.
-        self.0.write_all(&[&[0; 10], frame].concat()).expect("the device takes it");
-    }
-
-    pub fn frames(&mut self, frames: &[Vec<u8>]) {
-        for frame in frames {
-            self.frame(frame);
-        }
-    }
-}
-
 /// `podtap-collector stream` as it runs in a restricted pod.
-struct Stream {
+pub struct Stream {
     child: Killed,
     network: PathBuf,
     address: SocketAddr,
@@ -122,7 +37,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(pod: &Pod, arguments: &[&str]) -> Self {
+    pub fn start(pod: &Pod, arguments: &[&str]) -> Self {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", pod.network.path().display()));
         command.args(["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--no-new-privs"]);
@@ -149,7 +64,7 @@ impl Stream {
     }
 
     /// A client that has received so many bytes.
-    fn client(&self, received: u64) -> Client {
+    pub fn client(&self, received: u64) -> Client {
         let address = self.address;
         let socket = podtap_tests::namespace::within(&self.network, move || TcpStream::connect(address));
         let socket = socket.expect("it listens");
@@ -163,13 +78,13 @@ impl Stream {
         client
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         child::signal(&self.child.0, Signal::SIGTERM);
     }
 
     /// Waits until it ends. Returns what it says.
     #[track_caller]
-    fn wait(mut self) -> String {
+    pub fn wait(mut self) -> String {
         let errors = self.errors.take().expect("it is waited for once").join().expect("it does not panic");
         assert!(self.child.0.wait().expect("it ends").success(), "{errors}");
         errors
@@ -177,7 +92,7 @@ impl Stream {
 
     /// Has it end. Returns what the client has then, and what it says.
     #[track_caller]
-    fn finish(self, mut client: Client) -> (Capture, String) {
+    pub fn finish(self, mut client: Client) -> (Capture, String) {
         self.end();
         client.read_to_end();
         (Capture::new(&client.bytes), self.wait())
@@ -185,14 +100,14 @@ impl Stream {
 }
 
 /// A client, and what it has received.
-struct Client {
+pub struct Client {
     socket: TcpStream,
-    from: u64,
-    bytes: Vec<u8>,
+    pub from: u64,
+    pub bytes: Vec<u8>,
 }
 
 impl Client {
-    fn received(&self) -> u64 {
+    pub fn received(&self) -> u64 {
         self.from + self.bytes.len() as u64
     }
 
@@ -214,7 +129,7 @@ impl Client {
     }
 
     /// Reads and confirms until nothing comes.
-    fn read_what_waits(&mut self) {
+    pub fn read_what_waits(&mut self) {
         self.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("it can be set");
         while self.try_read().is_ok_and(|is_open| is_open) {
             self.confirm();
@@ -222,14 +137,14 @@ impl Client {
         self.socket.set_read_timeout(Some(PATIENCE)).expect("it can be set");
     }
 
-    fn read_to_end(&mut self) {
+    pub fn read_to_end(&mut self) {
         while self.read() {
             self.confirm();
         }
     }
 
     /// Reads until this is in it.
-    fn read_until(&mut self, text: &[u8]) {
+    pub fn read_until(&mut self, text: &[u8]) {
         let (mut searched, start) = (0, Instant::now());
         while !self.bytes[searched..].windows(text.len()).any(|window| window == text) {
             searched = self.bytes.len().saturating_sub(text.len());
@@ -241,10 +156,10 @@ impl Client {
 }
 
 /// What a client got, in a file that is removed when this is dropped.
-struct Capture(PathBuf);
+pub struct Capture(pub PathBuf);
 
 impl Capture {
-    fn new(bytes: &[u8]) -> Self {
+    pub fn new(bytes: &[u8]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("podtap-stream-{}-{number}.pcapng", std::process::id()));
@@ -259,21 +174,14 @@ impl Drop for Capture {
     }
 }
 
-/// A frame of a probe: of the EtherType, and no metadata.
-pub fn probe() -> Vec<u8> {
-    let mut probe = identity("web", WEB);
-    probe[14] = 1;
-    probe
-}
-
 /// The payloads of the datagrams that tshark finds, by their first eight bytes.
-fn payloads(capture: &Capture) -> Vec<String> {
+pub fn payloads(capture: &Capture) -> Vec<String> {
     let rows = pcap::fields(&capture.0, ["udp.payload"]).into_iter();
     rows.filter(|[payload]| !payload.is_empty()).map(|[payload]| payload.chars().take(16).collect()).collect()
 }
 
 /// Datagrams with different payloads, and these.
-fn datagrams(count: usize, length: usize) -> (Vec<Vec<u8>>, Vec<String>) {
+pub fn datagrams(count: usize, length: usize) -> (Vec<Vec<u8>>, Vec<String>) {
     let payload = |number: usize| [&number.to_be_bytes()[..], &vec![0; length - 8]].concat();
     let frames = (0..count).map(|number| udp((WEB, 1), (OUTSIDE, 2), &payload(number)));
     (frames.collect(), (0..count).map(|number| format!("{number:016x}")).collect())
@@ -393,118 +301,6 @@ fn a_client_that_does_not_read_costs_frames_which_are_counted() {
     assert_eq!(received + lost, sent, "{errors}");
 }
 
-/// A directory that the program may write to, and that is removed when this is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("podtap-stream-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("it can be created");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("it is ours");
-        Self(path)
-    }
-
-    /// Waits until the newest file has the datagram with this number.
-    #[track_caller]
-    fn until_kept(&self, number: usize) {
-        until("it is kept", PATIENCE, || {
-            let newest = fs::read_dir(&self.0).expect("it exists").flatten().map(|file| file.path()).max();
-            let bytes = newest.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-            if bytes.windows(8).any(|window| window == number.to_be_bytes()) { Ok(()) } else { Err("not yet") }
-        });
-    }
-
-    fn size(&self) -> u64 {
-        let files = fs::read_dir(&self.0).expect("it exists");
-        files.map(|file| file.and_then(|file| file.metadata()).map_or(0, |file| file.len())).sum()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-#[test]
-fn what_is_kept_without_a_client_can_be_read_alone() {
-    const ROOM: u64 = 4 << 20;
-    let pod = Pod::new();
-    let directory = Directory::new("kept");
-    let path = directory.0.to_str().expect("it is text");
-    let room = ROOM.to_string();
-    let stream =
-        Stream::start(&pod, &["--keep", path, "--keep-bytes", &room, "--abandoned-after", "1", "--first-client", "60"]);
-    let _connection = pod.hand_over(RECEIVER);
-    let mut injector = pod.injector(RECEIVER);
-    injector.frames(&[identity("web", WEB), identity("cart", CART), udp((CART, 3), (OUTSIDE, 4), &[1; 8])]);
-    // A client that reads some frames, and vanishes.
-    let (frames, expected) = datagrams(20_000, 1000);
-    let (before, after) = frames.split_at(100);
-    let mut first = stream.client(0);
-    assert_eq!(first.from, 0);
-    injector.frames(before);
-    first.read_until(&99_usize.to_be_bytes());
-    first.read_what_waits();
-    drop(first);
-    // What comes then is five times what is kept.
-    for (part, frames) in after.chunks(1990).enumerate() {
-        injector.frames(frames);
-        directory.until_kept(100 + part * 1990 + frames.len() - 1);
-        assert!(directory.size() <= ROOM, "{} bytes", directory.size());
-    }
-    // Another one gets what is there, and what comes.
-    let mut second = stream.client(0);
-    assert!(second.from > 10 << 20, "it begins at {}", second.from);
-    injector.frame(&udp((CART, 5), (OUTSIDE, 6), b"comes now"));
-    second.read_until(b"comes now");
-    let begins = second.from;
-    // Its connection breaks, and it is where it was.
-    let again = stream.client(second.received());
-    assert_eq!(again.from, second.received());
-    let bytes = std::mem::take(&mut second.bytes);
-    drop(second);
-    injector.frame(&udp((CART, 5), (OUTSIDE, 6), b"the last one"));
-    let mut again = again;
-    again.read_until(b"the last one");
-    stream.end();
-    again.read_to_end();
-    let errors = stream.wait();
-    let capture = Capture::new(&[bytes, again.bytes].concat());
-    let kept = payloads(&capture);
-    let of_datagrams = &kept[..kept.len() - 2];
-    assert_eq!(of_datagrams, &expected[expected.len() - of_datagrams.len()..], "the newest ones: {begins}, {errors}");
-    assert!((3000..4000).contains(&of_datagrams.len()), "{}", of_datagrams.len());
-    // The interfaces have their places of the whole stream, and what the first client has is not lost.
-    let fields = ["frame.interface_name", "udp.dstport"];
-    assert_eq!(pcap::fields(&capture.0, fields).last(), Some(&["shop/cart", "6"].map(str::to_owned)));
-    let lost = (20_000 - 100 - of_datagrams.len()) as u64;
-    assert!(statistics(&capture.0).ends_with(&[(3, 0), (20_000, lost)]), "{lost}: {errors}");
-    assert!(errors.contains(&format!("{lost} dropped")), "{errors}");
-    assert_eq!(directory.size(), 0, "nothing is left");
-}
-
-#[test]
-fn a_slow_client_loses_no_frame_that_is_kept() {
-    let pod = Pod::new();
-    let directory = Directory::new("slow");
-    let path = directory.0.to_str().expect("it is text");
-    let stream = Stream::start(&pod, &["--keep", path, "--keep-bytes", "100000000", "--abandoned-after", "60"]);
-    let _connection = pod.hand_over(RECEIVER);
-    // It does not read while more comes than the window in memory has room for.
-    let mut client = stream.client(0);
-    let (frames, expected) = datagrams(40_000, 1400);
-    let mut injector = pod.injector(RECEIVER);
-    for (part, frames) in frames.chunks(2000).enumerate() {
-        injector.frames(frames);
-        directory.until_kept(part * 2000 + frames.len() - 1);
-    }
-    client.read_until(&39_999_usize.to_be_bytes());
-    let (capture, errors) = stream.finish(client);
-    assert_eq!(payloads(&capture), expected, "{errors}");
-    assert_eq!(statistics(&capture.0).last(), Some(&(40_000, 0)), "{errors}");
-}
-
 #[test]
 fn a_stream_ends_without_a_client() {
     let pod = Pod::new();
@@ -571,7 +367,7 @@ fn what_is_no_packet_socket_is_refused() {
     let mut client = stream.client(0);
     let message = r#"{"interface":"ptap4096"}"#;
     let socket = || locked(&pod.network, RECEIVER);
-    let file = || OwnedFd::from(File::open("/dev/null").expect("it exists"));
+    let file = || OwnedFd::from(fs::File::open("/dev/null").expect("it exists"));
     let listener = || OwnedFd::from(pod.network.within(|| UdpSocket::bind("127.0.0.1:0")).expect("a socket"));
     let refused = [
         (message, vec![], "there is not one descriptor"),

@@ -3,32 +3,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use podtap_tests::{
-    collector::{Collector, binary},
+    collector::{Collector, binary, pod},
     frames::{connection, ip, udp},
     pcap::{self, File},
     wait::{PATIENCE, until},
 };
 use serde_json::{Value, json};
 
-use crate::network;
-
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
-const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 5);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+use crate::{
+    network::{self, SERVICE},
+    pod::{CART, OUTSIDE, WEB},
+};
 
 fn names() -> Value {
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": name, "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    json!({"pods": [pod("web", WEB), pod("cart", CART)],
+    json!({"pods": [pod("web", "web", WEB), pod("cart", "cart", CART)],
         "services": [{"namespace": "shop", "name": "cart", "addresses": [SERVICE], "ports": [{"port": 80}]}]})
 }
 

@@ -68,11 +68,7 @@ impl Forward {
     }
 
     pub fn get(&self, path: &str) -> Result<String, String> {
-        match http::get(self.address, path) {
-            Ok((200, body)) => Ok(body),
-            Ok((status, body)) => Err(format!("{status}: {body}")),
-            Err(error) => Err(error.to_string()),
-        }
+        http::body(self.address, path)
     }
 
     fn query(&self, query: &Value) -> (u16, Value) {

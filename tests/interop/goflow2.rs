@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    net::Ipv4Addr,
     path::Path,
     process::{self, Command, Stdio},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use podtap_tests::{
     child::Killed,
-    collector::binary,
+    collector::{binary, pod},
     exporter::export,
     frames::connection,
     net::Network,
@@ -42,16 +43,12 @@ const FIRST_PORT: u16 = 40_000;
 
 /// The collector's lines of connections between two pods.
 fn lines(directory: &Path) -> String {
-    let [client, server] = [[10, 0, 0, 1], [10, 0, 0, 2]];
-    let pod = |name: &str, address: [u8; 4]| {
-        json!({"namespace": "shop", "name": name, "uid": name, "addresses": [std::net::Ipv4Addr::from(address)],
-            "workload": {"kind": "Deployment", "name": name}})
-    };
+    let [client, server] = [1, 2].map(|last| Ipv4Addr::new(10, 0, 0, last));
     let names = directory.join("names.json");
-    fs::write(&names, json!({"pods": [pod("web-1", client), pod("cart-1", server)]}).to_string()).expect("a file");
-    let frames: Vec<_> = (FIRST_PORT..FIRST_PORT + CONNECTIONS)
-        .flat_map(|port| connection((client.into(), port), (server.into(), 80)))
-        .collect();
+    let pods = [pod("web-1", "web", client), pod("cart-1", "cart", server)];
+    fs::write(&names, json!({"pods": pods}).to_string()).expect("a file");
+    let frames: Vec<_> =
+        (FIRST_PORT..FIRST_PORT + CONNECTIONS).flat_map(|port| connection((client, port), (server, 80))).collect();
     let file = pcap::File::timed((0..).map(Duration::from_millis).zip(frames));
     let mut collector = Command::new(binary());
     collector.arg("--read").arg(file.path()).arg("--names").arg(names).args(["--print", "flows"]);
@@ -86,8 +83,8 @@ fn goflow2_shows_both_directions_and_names() {
     });
     let lines = lines(&directory);
     let sinks = "sinks: [{name: goflow2, ipfix: {host: 127.0.0.1, profile: antrea}}]";
-    let exported = network.within(|| export(&lines, sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&network, &lines, sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
     let flows: Vec<Value> = until("goflow2 has printed all flows", PATIENCE, || {
         let text = fs::read_to_string(&output).expect("a file");
         let flows: Vec<_> = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();

@@ -9,9 +9,10 @@ use std::{
 };
 
 use podtap_tests::{
-    collector::binary,
+    collector::{binary, pod},
     exporter::export,
     frames::{ACK, End, SYN, connection, tcp},
+    net::Network,
     pcap::{self, output},
 };
 use serde_json::{Value, json};
@@ -27,11 +28,7 @@ const HOUR: u64 = 3_600_000;
 const RST: u8 = 4;
 
 fn names() -> Value {
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    json!({"pods": [pod("web", WEB), pod("cart", CART), pod("payments", PAYMENTS)],
+    json!({"pods": [pod("web-1", "web", WEB), pod("cart-1", "cart", CART), pod("payments-1", "payments", PAYMENTS)],
         "services": [{"namespace": "shop", "name": "cart-front", "addresses": [SERVICE],
             "ports": [{"port": 80, "targetPort": 8080}], "backends": [{"address": CART}]}],
         "networks": [["192.0.2.0/24", "office"]]})
@@ -126,13 +123,14 @@ fn the_questions_of_the_document_are_answered() {
     let lines = flows(&directory, frames);
     let files = directory.join("flows");
     let exported = export(
+        &Network::new(),
         &lines,
         &format!(
             "sinks:\n- {{name: p, files: {{directory: {files}, format: Parquet}}}}\n\
              - {{name: j, files: {{directory: {files}, format: JSONLines}}}}\n"
         ),
     );
-    assert!(exported.success, "{}", exported.errors);
+    assert!(exported.status.success(), "{}", exported.errors);
     let release = format!("epoch_ms({})::TIMESTAMPTZ", now - 48 * HOUR);
     let release_64 = format!("fromUnixTimestamp64Milli({}, 'UTC')", now - 48 * HOUR);
     let document = Document::read(

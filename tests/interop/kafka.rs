@@ -12,10 +12,10 @@ use std::{
 
 use podtap_tests::{
     collector,
+    exporter::{Ended, Exporter, export, report},
     frames::{connection, udp},
     net::Network,
     pcap,
-    sinks::{Sinks, report},
     wait::{PATIENCE, until},
 };
 use serde_json::Value;
@@ -77,9 +77,7 @@ fn messages_are_the_lines_of_the_collector() {
     let sinks = sinks.map(|(name, settings)| (name, format!("{settings}, topic: flows")));
     let lines = lines();
     assert!(lines.iter().any(|line| line.contains("ConnId")) && lines.iter().any(|line| !line.contains("ConnId")));
-    let mut exporter = Sinks::reading(&network, &config(&sinks));
-    exporter.input().write_all((lines.join("\n") + "\n").as_bytes()).expect("it reads");
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = export(&network, &(lines.join("\n") + "\n"), &config(&sinks));
     assert!(status.success(), "{errors}");
     assert!(!errors.contains(PASSWORD), "{errors}");
 
@@ -137,8 +135,8 @@ fn what_is_wrong_is_told() {
         ("large", format!("brokers: ['{PLAINTEXT}'], topic: small"), "partition 0: MessageTooLarge"),
     ];
     let sinks: Vec<_> = cases.iter().map(|(name, settings, _)| (*name, settings.clone())).collect();
-    let mut exporter = Sinks::reading(&network, &config(&sinks));
-    let mut input = exporter.input();
+    let mut exporter = Exporter::new(&network, &config(&sinks));
+    let mut input = exporter.read();
     input.write_all(report(1).as_bytes()).expect("it reads");
     for (name, _, expected) in &cases {
         until(name, PATIENCE, || match exporter.condition(name)? {
@@ -147,8 +145,7 @@ fn what_is_wrong_is_told() {
         });
     }
     assert_eq!(exporter.metric("podtap_exporter_records_dropped_total{sink=\"large\",reason=\"refused\"}"), Ok(1));
-    exporter.terminate();
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = exporter.end();
     assert_eq!(status.code(), Some(1), "{errors}");
     for (name, ..) in cases {
         assert!(errors.contains(&format!("{name} did not get 1 records")), "{errors}");
@@ -180,9 +177,9 @@ fn a_broker_that_fails_gets_everything_once_and_in_order() {
     let (network, records) = (Network::new(), records());
     let mut broker = Broker::start(&network);
     broker.create("flows", PARTITIONS, &[]);
-    let mut exporter =
-        Sinks::reading(&network, &config(&[("kafka", format!("brokers: ['{PLAINTEXT}'], topic: flows"))]));
-    let mut input = exporter.input();
+    let sinks = [("kafka", format!("brokers: ['{PLAINTEXT}'], topic: flows"))];
+    let mut exporter = Exporter::new(&network, &config(&sinks));
+    let mut input = exporter.read();
     let writer = thread::spawn(move || {
         for number in 0..records {
             input.write_all(report(number).as_bytes()).expect("it reads");
@@ -207,7 +204,7 @@ fn a_broker_that_fails_gets_everything_once_and_in_order() {
         if part == 3 { broker.resume() } else { broker.restart() }
     }
     writer.join().expect("it writes");
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = exporter.wait();
     assert!(status.success(), "{errors}");
     assert_eq!(broker.count("flows"), 2 * u64::from(records));
     if records <= RECORDS {
@@ -221,8 +218,9 @@ fn what_a_broker_that_is_down_does_not_get_is_counted() {
     let mut broker = Broker::start(&network);
     broker.create("flows", PARTITIONS, &[]);
     let sink = format!("sinks: [{{name: kafka, queueMiB: 1, kafka: {{brokers: ['{PLAINTEXT}'], topic: flows}}}}]");
-    let exporter = Sinks::listening(&network, &sink);
-    let mut collector = until("it listens", PATIENCE, || UnixStream::connect(exporter.socket()));
+    let mut exporter = Exporter::new(&network, &sink);
+    exporter.listen();
+    let mut collector = UnixStream::connect(exporter.socket()).expect("it listens");
     for number in 0..records {
         collector.write_all(report(number).as_bytes()).expect("it reads");
         if number == records / 2 {
@@ -245,8 +243,7 @@ fn what_a_broker_that_is_down_does_not_get_is_counted() {
     let (sent, dropped) = (sent(), dropped());
     assert!(dropped > 0);
     println!("{sent} records were sent, {dropped} dropped");
-    exporter.terminate();
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = exporter.end();
     assert_eq!(status.code(), Some(1));
     assert!(errors.contains(&format!("kafka did not get {dropped} records")), "{errors}");
     assert_eq!(broker.count("flows"), 2 * sent);

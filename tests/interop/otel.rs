@@ -13,7 +13,7 @@ use std::{
 
 use podtap_tests::{
     child::Killed,
-    collector::binary,
+    collector::{binary, pod},
     exporter::export,
     frames::connection,
     net::Network,
@@ -96,11 +96,8 @@ fn check(compression: &str) {
         (0..CONNECTIONS).flat_map(|number| connection((CLIENT, 20_000 + number), (SERVER, 80))).collect();
     let file = File::timed((0..).map(Duration::from_millis).zip(frames));
     let names = file.path().with_extension("names.json");
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    fs::write(&names, json!({"pods": [pod("client", CLIENT), pod("web", SERVER)]}).to_string()).expect("a file");
+    let pods = [pod("client-1", "client", CLIENT), pod("web-1", "web", SERVER)];
+    fs::write(&names, json!({"pods": pods}).to_string()).expect("a file");
     let mut command = Command::new(binary());
     command.arg("--read").arg(file.path()).arg("--names").arg(&names).args(["--print", "flows"]);
     let lines = String::from_utf8(pcap::output(&mut command)).expect("text");
@@ -113,8 +110,8 @@ fn check(compression: &str) {
         "sinks: [{{name: otel, otlp: {{url: 'http://127.0.0.1:{PORT}', signals: [logs, metrics],\n\
            compression: {compression}, intervalSeconds: 1, attributes: {{k8s.cluster.name: lab}}}}}}]"
     );
-    let exported = otel.network.within(|| export(&lines, &sinks));
-    assert!(exported.success, "{}", exported.errors);
+    let exported = export(&otel.network, &lines, &sinks);
+    assert!(exported.status.success(), "{}", exported.errors);
 
     let records = until("all log records are printed", PATIENCE, || {
         let records = otel.all(["resourceLogs", "scopeLogs", "logRecords"]);

@@ -7,7 +7,7 @@ use podtap_model::{
     metadata::{Metadata, MetadataFrame, PodMetadata},
 };
 use podtap_tests::{
-    collector::binary,
+    collector::{binary, pod},
     frames::{ACK, End, FIN, SYN, tcp},
     mmdb,
     pcap::{self, output},
@@ -26,11 +26,7 @@ const ABROAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 const START: u64 = 1_795_428_600_000;
 
 fn names() -> Value {
-    let pod = |name: &str, address: Ipv4Addr| {
-        json!({"namespace": "shop", "name": format!("{name}-1"), "uid": name, "addresses": [address], "node": "n1",
-            "workload": {"kind": "Deployment", "name": name}})
-    };
-    json!({"pods": [pod("web", WEB), pod("cart", CART), pod("payments", PAYMENTS)],
+    json!({"pods": [pod("web-1", "web", WEB), pod("cart-1", "cart", CART), pod("payments-1", "payments", PAYMENTS)],
         "services": [{"namespace": "shop", "name": "front", "addresses": [SERVICE], "ports": [{"port": 80}]}],
         "nodes": [{"name": "n1", "addresses": [NODE]}]})
 }
@@ -59,7 +55,7 @@ fn identity(name: &str, address: Ipv4Addr) -> Vec<u8> {
         ..PodMetadata::default()
     };
     let uid = |text: &str| text.parse().expect("a UID");
-    let frame = MetadataFrame { tap: uid("tap"), pod: uid(name), metadata: Metadata::Pod(pod) };
+    let frame = MetadataFrame { tap: uid("tap"), pod: uid(&pod.name), metadata: Metadata::Pod(pod) };
     frame.encode([2, 0, 0, 0, 0, 1], EtherType::default().get()).expect("it is not too long")
 }
 

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{self, BufRead as _, BufReader, Read as _},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::child::{self, Killed};
 
@@ -29,6 +29,12 @@ pub(crate) fn built(package: &str) -> PathBuf {
     let path = test.ancestors().nth(2).expect("tests are in target/debug/deps").join(package);
     assert!(path.exists(), "{} does not exist: `cargo build -p {package}` builds it", path.display());
     path
+}
+
+/// A pod of a Deployment, for a file of names: in the namespace `shop`, on the node `n1`.
+pub fn pod(name: &str, workload: &str, address: Ipv4Addr) -> Value {
+    json!({"namespace": "shop", "name": name, "uid": name, "addresses": [address], "node": "n1",
+        "workload": {"kind": "Deployment", "name": workload}})
 }
 
 /// A collector that captures in a network namespace, and prints flows. Killed when dropped.

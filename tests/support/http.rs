@@ -17,6 +17,18 @@ pub fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     request(server, &format!("GET {path} HTTP/1.1\r\n"), "")
 }
 
+/// The body of the response to `GET path`.
+///
+/// # Errors
+/// If there is none, or its status is not 200: then, its body.
+pub fn body(server: SocketAddr, path: &str) -> Result<String, String> {
+    match get(server, path) {
+        Ok((200, body)) => Ok(body),
+        Ok((status, body)) => Err(format!("{status}: {body}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Status and body of the response to a document.
 ///
 /// # Errors

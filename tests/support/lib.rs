@@ -18,7 +18,6 @@ pub mod namespace;
 pub mod net;
 pub mod pcap;
 pub mod shop;
-pub mod sinks;
 pub mod streams;
 pub mod wait;
 pub mod yardstick;

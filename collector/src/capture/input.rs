@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use podtap_flow::EtherType;
 use socket2::SockRef;
 
@@ -29,13 +30,34 @@ pub enum Input {
     Vxlan(Listener),
 }
 
-impl Input {
-    /// Captures from interfaces, from receivers, and what comes by VXLAN.
-    pub fn all(interfaces: &[String], receivers: bool, vxlan_port: Option<u16>) -> Result<Vec<Self>> {
-        let interfaces = interfaces.iter().map(|name| Self::interface(name));
-        interfaces.chain(receivers.then(Self::receivers)).chain(vxlan_port.map(Self::vxlan)).collect()
-    }
+/// From what frames are captured.
+#[derive(Args)]
+#[group(skip)]
+#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
+pub struct Arguments {
+    /// Interfaces to capture from, until SIGINT or SIGTERM. Needs the capability NET_RAW
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    interface: Vec<String>,
+    /// Capture from all receivers in this network namespace (ptap*), also those that are created later. Needs the capability NET_RAW
+    #[arg(long)]
+    receivers: bool,
+    /// UDP port to which a tap sends VXLAN, as an external destination
+    #[arg(long, value_name = "PORT")]
+    vxlan_port: Option<u16>,
+}
 
+impl Arguments {
+    /// The arguments by their IDs, for groups: a group cannot contain another one.
+    pub const IDS: [&str; 3] = ["interface", "receivers", "vxlan_port"];
+
+    /// Starts to capture.
+    pub fn open(&self) -> Result<Vec<Input>> {
+        let interfaces = self.interface.iter().map(|name| Input::interface(name));
+        interfaces.chain(self.receivers.then(Input::receivers)).chain(self.vxlan_port.map(Input::vxlan)).collect()
+    }
+}
+
+impl Input {
     /// Captures from an interface.
     fn interface(name: &str) -> Result<Self> {
         let ring = Ring::open(name).with_context(|| cannot_capture(name))?;

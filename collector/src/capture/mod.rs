@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use self::degradation::{Degradation, Load};
 pub use self::{
     degradation::Step,
-    input::{Input, cannot_capture},
+    input::{Arguments, Input, cannot_capture},
     ring::{BLOCKS, CapturedFrame, Ring},
 };
 use crate::{

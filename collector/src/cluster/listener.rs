@@ -1,15 +1,15 @@
 //! Passes names on over a Unix socket.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
+use podtap_runtime::socket;
 use tokio::{
     io::{AsyncWriteExt as _, BufWriter},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
     task::LocalSet,
-    time::sleep,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::inventory::Inventory;
 
@@ -23,22 +23,14 @@ pub async fn serve(listener: &UnixListener, inventory: &Inventory) {
         loop {
             // The semaphore is never closed.
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let inventory = inventory.clone();
-                    tokio::task::spawn_local(async move {
-                        if let Err(error) = write(stream, &inventory).await {
-                            debug!(%error, "a connection ended");
-                        }
-                        drop(permit);
-                    });
+            let stream = socket::accept(|| listener.accept()).await;
+            let inventory = inventory.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = write(stream, &inventory).await {
+                    debug!(%error, "a connection ended");
                 }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    // Most likely out of file descriptors: an immediate retry would only burn CPU.
-                    sleep(Duration::from_millis(500)).await;
-                }
-            }
+                drop(permit);
+            });
         }
     };
     LocalSet::new().run_until(answer).await;

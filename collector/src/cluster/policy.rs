@@ -14,10 +14,11 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind},
     runtime::{WatchStreamExt as _, watcher::watch_object},
 };
+use podtap_runtime::socket;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tracing::{debug, warn};
 
@@ -70,17 +71,9 @@ impl Policy {
     /// Answers questions.
     pub async fn serve(&self, listener: &UnixListener, inventory: &Inventory) {
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if !matches!(timeout(PATIENCE, self.answer(stream, inventory)).await, Ok(Ok(()))) {
-                        debug!("a question about the policy was not answered");
-                    }
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    // Most likely out of file descriptors: an immediate retry would only burn CPU.
-                    sleep(Duration::from_millis(500)).await;
-                }
+            let stream = socket::accept(|| listener.accept()).await;
+            if !matches!(timeout(PATIENCE, self.answer(stream, inventory)).await, Ok(Ok(()))) {
+                debug!("a question about the policy was not answered");
             }
         }
     }

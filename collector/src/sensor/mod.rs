@@ -60,8 +60,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// `podtap-collector sensor`.
 #[derive(Args)]
-#[group(id = "inputs", required = true, multiple = true, args = ["interface", "receivers", "vxlan_port"])]
-#[expect(clippy::doc_markdown, reason = "--help shows this text as it is")]
+#[group(id = "inputs", required = true, args = capture::Arguments::IDS)]
 pub struct Arguments {
     /// Sensor to connect to, which then controls the capture by rpcap (active mode), for example 192.0.2.1:2003. Retried until it
     /// answers. Can be repeated
@@ -80,15 +79,8 @@ pub struct Arguments {
     /// MiB of frames that wait for each client. What finds no room is dropped and counted
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     queue_size: u16,
-    /// Interfaces to capture from. Needs the capability NET_RAW
-    #[arg(long, num_args = 1.., value_name = "NAME")]
-    interface: Vec<String>,
-    /// Capture from all receivers in this network namespace (ptap*), also those that are created later. Needs the capability NET_RAW
-    #[arg(long)]
-    receivers: bool,
-    /// UDP port to which a tap sends VXLAN, as an external destination
-    #[arg(long, value_name = "PORT")]
-    vxlan_port: Option<u16>,
+    #[command(flatten)]
+    capture: capture::Arguments,
     /// EtherType of the probes of the taps, as in the PodTapPolicy (probeEtherType). Frames that have it are not sent
     #[arg(long, value_name = "NUMBER", default_value = "0x88b5", value_parser = ether_type)]
     ether_type: EtherType,
@@ -105,7 +97,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.connect.len() <= MOST_SENSORS, "--connect can be repeated up to {MOST_SENSORS} times");
     let signals = capture::signals()?;
-    let mut inputs = Input::all(&arguments.interface, arguments.receivers, arguments.vxlan_port)?;
+    let mut inputs = arguments.capture.open()?;
     let (health, metrics) = (Health::new(LIVENESS), Metrics::new());
     let shared = Arc::new(Shared {
         feeds: Arc::new(Feeds::default()),

@@ -51,7 +51,7 @@ impl Condition {
         let is_new = told.exporting != Some(failure.is_none());
         told.exporting = Some(failure.is_none());
         told.message = failure.map(|failure| failure.message.clone());
-        figures.up.set(failure.is_none().into());
+        figures.up.set(failure.is_none());
         match failure {
             Some(Failure { kind, message, .. }) => {
                 figures.failures.inc();
@@ -240,8 +240,23 @@ mod tests {
         assert_eq!(sinks.finish(Duration::from_secs(60)).await, []);
         assert_eq!(sink.got(), [10, 11, 12, 13, 14, 15]);
         let of_sink = figures.of_sink("s");
-        assert_eq!((of_sink.sent.get(), of_sink.failures.get(), of_sink.up.get()), (6, 2, 1));
+        assert_eq!((of_sink.sent.get(), of_sink.failures.get(), of_sink.up.get()), (6, 2, Some(1)));
         assert_eq!(conditions[0].told(), Told { sink: "s".to_owned(), exporting: Some(true), message: None });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_is_neither_up_nor_down_before_the_first_attempt() {
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, Scripted::new([Failure::unavailable("down")]));
+        let (condition, of_sink) = (sinks.conditions().remove(0), figures.of_sink("s"));
+        let told = async |waited| {
+            sleep(waited).await;
+            (condition.told().exporting, of_sink.up.get())
+        };
+        assert_eq!(told(2 * IDLE).await, (None, None));
+        push(&sinks, 10..11, WhenFull::DropOldest).await;
+        assert_eq!(told(FIRST_PAUSE / 2).await, (Some(false), Some(0)));
+        assert_eq!(told(2 * FIRST_PAUSE).await, (Some(true), Some(1)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,7 +311,7 @@ mod tests {
         let hanging = figures.of_sink("hanging");
         assert_eq!(hanging.queue_full.get() + hanging.unsent.get(), 100);
         assert!(hanging.unsent.get() <= 10, "{}", hanging.unsent.get());
-        assert_eq!((hanging.up.get(), figures.of_sink("other").up.get()), (0, 1));
+        assert_eq!((hanging.up.get(), figures.of_sink("other").up.get()), (Some(0), Some(1)));
     }
 
     #[tokio::test(start_paused = true)]

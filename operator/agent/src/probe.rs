@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use podtap_runtime::http::Health;
+use podtap_runtime::{http::Health, socket};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -19,7 +19,7 @@ use tracing::warn;
 
 /// How long the agent may take to answer. It runs on one thread, and nothing it does takes long.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Before the next attempt to listen or to accept a connection.
+/// Before the next attempt to listen.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The answers.
 const READY: &[u8] = b"ready\n";
@@ -83,16 +83,9 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
 
 async fn answer(listener: &UnixListener, health: &Health) {
     loop {
-        match listener.accept().await {
-            Ok((mut stream, _)) => {
-                // A few bytes, which fit into the socket's buffer. An error concerns the probe only.
-                let _ = stream.write_all(if health.is_ready() { READY } else { NOT_READY }).await;
-            }
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                sleep(PAUSE).await;
-            }
-        }
+        let mut stream = socket::accept(|| listener.accept()).await;
+        // A few bytes, which fit into the socket's buffer. An error concerns the probe only.
+        let _ = stream.write_all(if health.is_ready() { READY } else { NOT_READY }).await;
     }
 }
 

@@ -37,12 +37,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
-use tracing::warn;
 
-use crate::telemetry::with_causes;
+use crate::{socket, telemetry::with_causes};
 
 /// How long a client may take for its TLS handshake, and then to send the header of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -218,21 +217,13 @@ impl Server {
             loop {
                 // The semaphore is never closed.
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let connection = answer(accept(stream), handler.clone());
-                        tokio::spawn(async {
-                            // Elapsed: the client is too slow.
-                            let _ = timeout(CONNECTION_TIMEOUT, connection).await;
-                            drop(permit);
-                        });
-                    }
-                    Err(error) => {
-                        warn!(%error, "cannot accept a connection");
-                        // Most likely out of file descriptors: an immediate retry would only burn CPU.
-                        sleep(Duration::from_millis(500)).await;
-                    }
-                }
+                let stream = socket::accept(|| listener.accept()).await;
+                let connection = answer(accept(stream), handler.clone());
+                tokio::spawn(async {
+                    // Elapsed: the client is too slow.
+                    let _ = timeout(CONNECTION_TIMEOUT, connection).await;
+                    drop(permit);
+                });
             }
         });
         Ok(Self { address, task })
