@@ -12,35 +12,17 @@ use serde_json::{Value, json};
 
 use crate::{
     map::{Forward, tap_all},
-    scene::{address, allow_external, outside, set_json},
+    scene::{CollectorValues, NoPolicy, address, allow_external, outside},
 };
 
 const PORT: u16 = 4740;
-
-/// The exporter of the chart, until this is dropped.
-struct Exporting(&'static Cluster);
-
-impl Exporting {
-    fn new(lab: &'static Cluster, sinks: &Value) -> Self {
-        set_json(lab, "collector", &json!({"enabled": true, "export": {"sinks": sinks}})).expect("helm works");
-        Self(lab)
-    }
-}
-
-impl Drop for Exporting {
-    fn drop(&mut self) {
-        if let Err(message) = set_json(self.0, "collector.export.sinks", &json!([])) {
-            eprintln!("{message}");
-        }
-    }
-}
 
 #[test]
 fn flows_leave_the_cluster_where_the_policy_allows_it() {
     let _alone = Cluster::alone();
     let sandbox = Sandbox::alone("exporter");
     let lab = sandbox.lab();
-    lab.kubectl(&["delete", "--ignore-not-found", "podtappolicy", "default"], "").expect("an administrator may");
+    let _policy = NoPolicy::new();
     let socket =
         within(&namespace_of_node(lab, "cp"), || UdpSocket::bind(("0.0.0.0", PORT))).expect("the port is free");
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("it is not zero");
@@ -48,7 +30,8 @@ fn flows_leave_the_cluster_where_the_policy_allows_it() {
         {"name": "logs", "stdout": {}},
         {"name": "outside", "ipfix": {"host": outside(), "port": PORT}},
     ]);
-    let _exporting = Exporting::new(lab, &sinks);
+    let values = json!({"enabled": true, "export": {"sinks": sinks}});
+    let _exporting = CollectorValues::set(lab, &values, json!({"export": {"sinks": []}}));
     tap_all(&sandbox);
     sandbox.start("server", "n1", "server", "mkdir /w; echo > /w/index.html; httpd -f -h /w -p 8080");
     let server = address(&sandbox.running("server"));

@@ -43,6 +43,7 @@ mod processes;
 mod residue;
 mod reuse;
 mod rollout;
+mod rpcap;
 mod scene;
 mod sensors;
 mod soak;

@@ -138,6 +138,29 @@ pub fn allow_external(address: &str) {
     Cluster::lab().kubectl(&arguments, &policy).expect("a policy can be created");
 }
 
+/// No policy, so that nothing may be sent outside of the cluster, until the test allows it. When this is dropped, there is none again. For
+/// tests that hold `Cluster::alone`.
+pub struct NoPolicy(());
+
+impl NoPolicy {
+    pub fn new() -> Self {
+        Self::delete().expect("an administrator may");
+        Self(())
+    }
+
+    fn delete() -> Result<String, String> {
+        Cluster::lab().kubectl(&["delete", "--ignore-not-found", "podtappolicy", "default"], "")
+    }
+}
+
+impl Drop for NoPolicy {
+    fn drop(&mut self) {
+        if let Err(message) = Self::delete() {
+            eprintln!("{message}");
+        }
+    }
+}
+
 /// Makes an interface show frames as they are on the wire: no GSO packets, checksums filled in.
 pub fn as_on_the_wire(network: &Path, interface: &str) {
     in_network(
@@ -255,4 +278,28 @@ pub fn enable_collector(lab: &Cluster) {
             set_values(lab, "collector.enabled=true").expect("helm works");
         }
     });
+}
+
+/// The collector of the chart with these values, until this is dropped.
+pub struct CollectorValues {
+    lab: &'static Cluster,
+    reset: Value,
+}
+
+impl CollectorValues {
+    /// `reset`: those that it has otherwise.
+    pub fn set(lab: &'static Cluster, values: &Value, reset: Value) -> Self {
+        // Reset also if that fails: some of them may be set.
+        let this = Self { lab, reset };
+        set_json(lab, "collector", values).expect("helm works");
+        this
+    }
+}
+
+impl Drop for CollectorValues {
+    fn drop(&mut self) {
+        if let Err(message) = set_json(self.lab, "collector", &self.reset) {
+            eprintln!("{message}");
+        }
+    }
 }

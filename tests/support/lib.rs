@@ -17,6 +17,7 @@ pub mod mmdb;
 pub mod namespace;
 pub mod net;
 pub mod pcap;
+pub mod rpcap;
 pub mod shop;
 pub mod streams;
 pub mod wait;

@@ -26,6 +26,7 @@ use clap::Args;
 use nix::sys::signalfd::SignalFd;
 use podtap_flow::EtherType;
 use podtap_runtime::{
+    backoff::Backoff,
     http::{Health, Metrics, Probes, Server},
     permit,
     telemetry::with_causes,
@@ -51,6 +52,8 @@ const MOST_CLIENTS: i64 = 4;
 const MOST_SENSORS: usize = 8;
 /// What clients that connect are called in metrics.
 const CLIENTS: &str = "clients";
+/// From the first attempt to connect to a sensor to the second one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How long the frames that wait may take when the program ends.
 const LAST: Duration = Duration::from_secs(5);
 /// How long capturing may take for a tick before `/livez` fails.
@@ -66,7 +69,8 @@ pub struct Arguments {
     /// answers. Can be repeated
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "listen", value_parser = sensor)]
     connect: Vec<String>,
-    /// Seconds from an attempt to connect to a sensor to the next one
+    /// Longest time in seconds from an attempt to connect to a sensor to the next one. The first is one second, and each is twice as long
+    /// as the one before
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     retry_after: u32,
     /// Address on which rpcap clients are served, such as Wireshark (passive mode); the port of rpcap is 2002. Anyone who reaches it can
@@ -113,9 +117,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     for sensor in &arguments.connect {
         let (sensor, shared) = (sensor.clone(), Arc::clone(&shared));
-        let every = Duration::from_secs(arguments.retry_after.into());
+        let longest = Duration::from_secs(arguments.retry_after.into());
         let policy = arguments.policy_socket.clone();
-        thread::spawn(move || keep_connecting(&sensor, every, policy.as_deref(), &shared));
+        thread::spawn(move || keep_connecting(&sensor, longest, policy.as_deref(), &shared));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let probes = Probes { health: health.clone(), metrics };
@@ -193,8 +197,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 /// Connects to a sensor again whenever the connection has ended.
-fn keep_connecting(sensor: &str, every: Duration, policy: Option<&Path>, shared: &Arc<Shared>) {
+fn keep_connecting(sensor: &str, longest: Duration, policy: Option<&Path>, shared: &Arc<Shared>) {
     let figures = shared.figures.of(sensor);
+    // What answers for the policy starts at the same time as this program, and takes a moment.
+    let mut backoff = Backoff::new(FIRST_RETRY, longest);
     loop {
         let attempt = Instant::now();
         let connected = connect(policy, sensor).and_then(|socket| {
@@ -210,10 +216,14 @@ fn keep_connecting(sensor: &str, every: Duration, policy: Option<&Path>, shared:
             }),
             Err(error) => {
                 figures.failures.inc();
-                warn!(sensor, %error, "the sensor cannot be connected to, retrying every {} seconds", every.as_secs());
+                warn!(sensor, %error, "the sensor cannot be connected to, retrying");
             }
         }
-        thread::sleep(every.saturating_sub(attempt.elapsed()));
+        if attempt.elapsed() > longest {
+            backoff.reset();
+        } else {
+            thread::sleep(backoff.pause().saturating_sub(attempt.elapsed()));
+        }
     }
 }
 

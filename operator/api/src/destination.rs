@@ -35,9 +35,9 @@ pub struct Destination {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalDestination>,
 
-    /// PodTap's own collector, which tells who calls whom: {}. One of its ready pods gets the frames, as the kernel has them (Raw). A tap
-    /// whose only destinations are collectors mirrors no more than they need: if it has no deduplicate, that is {handshakes: Both}, and if
-    /// it has no truncate, that is {headersOnly: true, exemptBytes: 4096}.
+    /// PodTap's own collector, which tells who calls whom: {}. One of its ready pods gets the frames, as the kernel has them (Raw), or if it
+    /// sends them to sensors, as on the wire (Wire). A tap whose only destinations are collectors mirrors no more than they need: if it has
+    /// no deduplicate, that is {handshakes: Both}, and if it has no truncate, that is {headersOnly: true, exemptBytes: 4096}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<CollectorDestination>,
 

@@ -9,6 +9,8 @@ pub const PRODUCT: &str = "podtap";
 pub const HELPER: &str = "helper";
 /// Value of `app.kubernetes.io/component` on the collector's pods.
 pub const COLLECTOR: &str = "collector";
+/// Container of the collector's pods that sends frames to sensors.
+pub const SENSOR: &str = "sensor";
 /// Value of `app.kubernetes.io/component` on the pod that uninstalls.
 pub const UNINSTALL: &str = "uninstall";
 /// Field manager of our writes, and reporter of our events.

@@ -105,7 +105,7 @@ fn unresolved(requested: &RequestedDestination) -> PlannedDestination {
         DestinationKind::Node { interface, frame_format, .. }
         | DestinationKind::Pod { interface, frame_format, .. } => (interface.clone(), *frame_format),
         DestinationKind::External { .. } => (None, FrameFormat::Wire),
-        // Its counts need neither segments of the right size nor checksums.
+        // Its counts need neither segments of the right size nor checksums; sensors do: see `planned_destination`.
         DestinationKind::Collector => (None, FrameFormat::Raw),
     };
     PlannedDestination {
@@ -146,7 +146,9 @@ fn planned_destination(
     }
     let pod = resolved.as_ref().and_then(|resolved| resolved.pod());
     let text = destinations::printable(&requested.kind, pod, unresolved.interface.as_ref());
-    PlannedDestination { text, resolved, endpoint, failure, ..unresolved }
+    let to_sensors = requested.is_collector() && pod.is_some_and(|pod| pod.has_sensors);
+    let frame_format = if to_sensors { FrameFormat::Wire } else { unresolved.frame_format };
+    PlannedDestination { text, frame_format, resolved, endpoint, failure, ..unresolved }
 }
 
 /// The destination with its VNI, from which its interface is named unless the spec names it.

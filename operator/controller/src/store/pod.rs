@@ -51,6 +51,8 @@ pub struct CachedPod {
     pub config_hash: Option<ConfigHash>,
     /// Whether it is a pod of our collector.
     pub is_collector: bool,
+    /// Whether it is one that sends frames to sensors.
+    pub has_sensors: bool,
     /// Set for our helper pods.
     pub helper: Option<CachedHelper>,
 }
@@ -121,6 +123,7 @@ impl CachedPod {
             name: meta.name.unwrap_or_default(),
             labels: meta.labels.unwrap_or_default(),
             is_collector,
+            has_sensors: is_collector && spec.containers.iter().any(|container| container.name == names::SENSOR),
             helper,
         }
     }

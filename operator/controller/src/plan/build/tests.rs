@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    fixtures::{World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
+    fixtures::{OWN_NAMESPACE, World, derived, lost, node, object, pod, policy, tap, time, uid, vni},
     plan::{deduplication::Deduplication, moves::Moves, resolve::resolve, vni::Vnis},
     validate::{
         state::{SuspendedBy, TapState},
@@ -93,6 +93,26 @@ fn options_and_programs_are_on_each_node_once() {
     let nodes = plan_without(&world, &["tap-t", "tap-v"], |plan| plan.nodes);
     assert_eq!(nodes["n1"].taps.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["u"]);
     assert!(nodes["n1"].programs.is_empty());
+}
+
+/// Sensors check checksums, and know no frames of 64 KiB.
+#[test]
+fn a_collector_with_sensors_gets_frames_as_on_the_wire() {
+    for (container, expected) in [("capture", FrameFormat::Raw), ("sensor", FrameFormat::Wire)] {
+        let mut world = World::with(tap("t", json!([{"collector": {}}])));
+        let mut collector = pod(OWN_NAMESPACE, "collector", "n2");
+        let labels = [("app.kubernetes.io/name", "podtap"), ("app.kubernetes.io/component", "collector")];
+        collector.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        collector.spec.as_mut().expect("a spec").containers = object(json!([{"name": container}]));
+        world.pods.push(collector);
+        assert_eq!(nodes(&world)["n2"].receivers[0].frame_format, expected, "{container}");
+        // A user's pod may have a container of any name.
+        world.taps[0].spec.mirror.destinations = object(json!([{"pod": {"name": "ids"}, "frameFormat": "Raw"}]));
+        let mut ids = pod("shop", "ids", "n2");
+        ids.spec.as_mut().expect("a spec").containers = object(json!([{"name": container}]));
+        world.pods.push(ids);
+        assert_eq!(nodes(&world)["n2"].receivers[0].frame_format, FrameFormat::Raw);
+    }
 }
 
 #[test]
