@@ -203,7 +203,7 @@ fn same_frames(pod: &Capture, received: &Received) -> usize {
         frames.retain(|frame| !frame.is_announcement() && frame.bytes[12..14] != ARP);
         frames
     };
-    until("each frame of the pod has arrived once", Duration::from_secs(10), || {
+    until("each frame of the pod has arrived once", PATIENCE, || {
         let (sent, received) = (selected(pod.so_far()), selected(received.so_far()));
         let difference = Difference::between(&sent, &received);
         if sent.len() > 1000 && difference.is_none() {
