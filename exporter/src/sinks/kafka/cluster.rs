@@ -60,14 +60,18 @@ pub enum ProduceError {
 }
 
 impl Cluster {
-    /// Asks the first broker that answers.
-    pub async fn connect(config: &KafkaConfig) -> Result<Self> {
+    /// Asks the first broker that answers. It is asked first from then on.
+    pub async fn connect(config: &mut KafkaConfig, until: Instant) -> Result<Self> {
         let tls = config.tls.as_ref().map(|tls| tls.client().map(Arc::new)).transpose()?;
         let access = Access { tls, sasl: config.sasl.clone() };
         let (mut errors, listed) = (Vec::new(), config.brokers()?);
-        for (host, port) in &listed {
-            match Self::ask(host, *port, &access, &config.topic, &listed).await {
-                Ok(cluster) => return Ok(cluster),
+        for (index, (host, port)) in listed.iter().enumerate() {
+            let until = share(until, listed.len() - index);
+            match in_time(until, Self::ask(host, *port, &access, &config.topic, &listed)).await {
+                Ok(cluster) => {
+                    config.brokers.swap(0, index);
+                    return Ok(cluster);
+                }
                 Err(error) => errors.push(format!("{host}:{port}: {error:#}")),
             }
         }
@@ -121,15 +125,14 @@ impl Cluster {
     }
 
     /// Asks for the identity of a new producer.
-    pub async fn new_producer(&mut self) -> Result<ProducerId> {
+    pub async fn new_producer(&mut self, until: Instant) -> Result<ProducerId> {
         let mut refused = anyhow!("there is no broker");
-        for broker in self.brokers.values_mut() {
-            let connected = broker.connected(&self.access).await;
-            let answer = match connected {
-                Ok(connection) => connection.call(&InitProducerIdRequest::default().with_transactional_id(None)).await,
-                Err(error) => Err(error),
-            };
-            match answer.map(|answer| (ResponseError::try_from_code(answer.error_code), answer)) {
+        for (left, broker) in (1..=self.brokers.len()).rev().zip(self.brokers.values_mut()) {
+            let answer = in_time(share(until, left), async {
+                let request = InitProducerIdRequest::default().with_transactional_id(None);
+                broker.connected(&self.access).await?.call(&request).await
+            });
+            match answer.await.map(|answer| (ResponseError::try_from_code(answer.error_code), answer)) {
                 Ok((None, answer)) => return Ok(ProducerId { id: answer.producer_id.0, epoch: answer.producer_epoch }),
                 Ok((Some(error), _)) => refused = anyhow!("no identity of a producer: {error}"),
                 Err(error) => {
@@ -166,8 +169,8 @@ impl Cluster {
             let batches = of_leaders.remove(id)?;
             Some(async move {
                 let partitions: Vec<u32> = batches.iter().map(|(partition, _)| *partition).collect();
-                let sent = timeout_at(until, broker.produce(access, topic, batches)).await;
-                let answers = sent.unwrap_or_else(|_| Err(anyhow!("no answer in time"))).map_err(|error| {
+                let sent = in_time(until, broker.produce(access, topic, batches)).await;
+                let answers = sent.map_err(|error| {
                     // An answer that comes late would be taken for that of the next request.
                     broker.connection = None;
                     format!("{}: {error:#}", broker.address())
@@ -190,6 +193,16 @@ impl Cluster {
         results.extend(join_all(requests).await.into_iter().flatten());
         results
     }
+}
+
+/// The time for one of so many brokers that are still to be asked: one that does not answer does not take that of the others.
+fn share(until: Instant, left: usize) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / u32::try_from(left).unwrap_or(u32::MAX)
+}
+
+async fn in_time<T>(until: Instant, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout_at(until, answer).await.unwrap_or_else(|_| Err(anyhow!("no answer in time")))
 }
 
 impl Broker {

@@ -22,7 +22,7 @@ use kafka_protocol::{
 };
 use podtap_runtime::http::Bytes;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::{
     cluster::{Cluster, ProduceError, ProducerId},
@@ -136,13 +136,13 @@ impl Kafka {
     }
 
     /// Connects, if that is necessary.
-    async fn prepare(&mut self) -> Result<Cluster> {
+    async fn prepare(&mut self, until: Instant) -> Result<Cluster> {
         let mut cluster = match self.cluster.take() {
             Some(cluster) => cluster,
-            None => Cluster::connect(&self.config).await?,
+            None => Cluster::connect(&mut self.config, until).await?,
         };
         if self.producer.is_none() {
-            self.producer = Some(Producer { id: cluster.new_producer().await?, sequences: HashMap::new() });
+            self.producer = Some(Producer { id: cluster.new_producer(until).await?, sequences: HashMap::new() });
         }
         Ok(cluster)
     }
@@ -237,9 +237,8 @@ impl Sink for Kafka {
 
     async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
         let until = Instant::now() + ATTEMPT;
-        let prepared = timeout_at(until, self.prepare()).await;
-        let late = || Failure::unavailable(format!("no broker answers within {} seconds", ATTEMPT.as_secs()));
-        let mut cluster = prepared.map_err(|_| late())?.map_err(|error| Failure::unavailable(format!("{error:#}")))?;
+        let prepared = self.prepare(until).await;
+        let mut cluster = prepared.map_err(|error| Failure::unavailable(format!("{error:#}")))?;
         let batches = self.batches(records, cluster.partitions(), now());
         let encoded = batches.iter().map(|(partition, batch)| Ok((*partition, self.encode(batch)?)));
         let encoded = encoded.collect::<Result<_>>().map_err(|error| Failure::refused(format!("{error:#}")))?;
@@ -323,6 +322,16 @@ mod tests {
             let error = format!("{:#}", config(text).expect_err(text));
             assert!(error.contains(message), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_answer_leaves_time_for_others() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("it listens");
+        let silent = listener.local_addr().expect("an address");
+        let mut config = config(&format!("{{brokers: ['{silent}', '127.0.0.1:1'], topic: a}}")).expect("it is valid");
+        let connected = Cluster::connect(&mut config, Instant::now() + Duration::from_millis(200)).await;
+        let error = connected.err().expect("none answers").to_string();
+        assert!(error.starts_with(&format!("{silent}: no answer in time; 127.0.0.1:1: Connection refused")), "{error}");
     }
 
     #[test]
