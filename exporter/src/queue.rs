@@ -29,7 +29,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Those that were passed over: all are older than the others.
+    passed: VecDeque<Arc<Record>>,
     records: VecDeque<Arc<Record>>,
+    /// Of both, in bytes.
     size: usize,
     is_closed: bool,
 }
@@ -47,9 +50,9 @@ impl Queue {
         let mut dropped = 0;
         waiting.size += record.size();
         waiting.records.push_back(record);
-        while waiting.size > self.0.capacity
-            && let Some(oldest) = waiting.records.pop_front()
-        {
+        while waiting.size > self.0.capacity {
+            let oldest = waiting.passed.pop_front().or_else(|| waiting.records.pop_front());
+            let Some(oldest) = oldest else { break };
             waiting.size -= oldest.size();
             dropped += 1;
         }
@@ -75,32 +78,35 @@ impl Queue {
         self.0.changed.notify_one();
     }
 
-    /// Takes the oldest records, at most so many, and not more than are sent at once. `None`: there are none, and none will come. For one
-    /// reader.
-    pub async fn take(&self, most: usize) -> Option<Vec<Arc<Record>>> {
+    /// Takes the oldest records that are accepted, at least one, and about as many as are sent at once together with those that the reader
+    /// holds. Others are passed over until [`Self::restore`]. `None`: there are none, and none will come. For one reader.
+    pub async fn take(
+        &self,
+        most: usize,
+        held: &[Arc<Record>],
+        accepts: impl Fn(&Record) -> bool,
+    ) -> Option<Vec<Arc<Record>>> {
         loop {
+            let taken = self.lock().take(most, held, &accepts);
+            if !taken.is_empty() {
+                self.0.taken.notify_one();
+                return Some(taken);
+            }
             {
-                let mut waiting = self.lock();
-                if !waiting.records.is_empty() {
-                    let mut size = 0;
-                    let fits = |record: &&Arc<Record>| {
-                        let is_first = size == 0;
-                        size += record.size();
-                        is_first || size <= LARGEST
-                    };
-                    let count = waiting.records.iter().take(most).take_while(fits).count();
-                    let records: Vec<_> = waiting.records.drain(..count).collect();
-                    waiting.size -= records.iter().map(|record| record.size()).sum::<usize>();
-                    drop(waiting);
-                    self.0.taken.notify_one();
-                    return Some(records);
-                }
-                if waiting.is_closed {
+                let waiting = self.lock();
+                if waiting.is_closed && waiting.len() == 0 {
                     return None;
                 }
             }
             self.0.changed.notified().await;
         }
+    }
+
+    /// Those that were passed over are taken next.
+    pub fn restore(&self) {
+        let Waiting { passed, records, .. } = &mut *self.lock();
+        passed.append(records);
+        std::mem::swap(passed, records);
     }
 
     /// Whether nothing more comes.
@@ -115,11 +121,36 @@ impl Queue {
 
     /// Records that wait.
     pub fn len(&self) -> usize {
-        self.lock().records.len()
+        self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, most: usize, held: &[Arc<Record>], accepts: &impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        let mut size: usize = held.iter().map(|record| record.size()).sum();
+        let mut taken = Vec::new();
+        while let Some(record) = self.records.pop_front() {
+            if !accepts(&record) {
+                self.passed.push_back(record);
+                continue;
+            }
+            size += record.size();
+            if !taken.is_empty() && (held.len() + taken.len() >= most || size > LARGEST) {
+                self.records.push_front(record);
+                break;
+            }
+            self.size -= record.size();
+            taken.push(record);
+        }
+        taken
+    }
+
+    fn len(&self) -> usize {
+        self.passed.len() + self.records.len()
     }
 }
 
@@ -132,18 +163,39 @@ mod tests {
         records.iter().filter_map(|record| record.sent.as_ref()?.flow.source.port).collect()
     }
 
+    async fn take(queue: &Queue, most: usize) -> Option<Vec<Arc<Record>>> {
+        queue.take(most, &[], |_| true).await
+    }
+
     #[tokio::test]
     async fn the_oldest_are_dropped_when_it_is_full() {
         let queue = Queue::new(3 * record(10).size());
         assert_eq!((10..13).map(|port| queue.push(record(port))).sum::<u64>(), 0);
         assert_eq!((13..15).map(|port| queue.push(record(port))).sum::<u64>(), 2);
         assert_eq!(queue.len(), 3);
-        assert_eq!(ports(&queue.take(2).await.expect("two")), [12, 13]);
+        assert_eq!(ports(&take(&queue, 2).await.expect("two")), [12, 13]);
         assert_eq!(queue.size(), record(14).size());
         queue.close();
-        assert_eq!(ports(&queue.take(2).await.expect("one")), [14]);
-        assert_eq!(queue.take(2).await, None);
+        assert_eq!(ports(&take(&queue, 2).await.expect("one")), [14]);
+        assert_eq!(take(&queue, 2).await, None);
         assert_eq!(queue.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_passed_over_stays_in_order_and_is_dropped_first() {
+        let queue = Queue::new(6 * record(10).size());
+        (10..16).for_each(|port| assert_eq!(queue.push(record(port)), 0));
+        let port = |record: &Record| record.sent.as_ref().and_then(|line| line.flow.source.port).expect("a port");
+        let odd = |record: &Record| port(record) % 2 == 1;
+        assert_eq!(ports(&queue.take(2, &[], odd).await.expect("two")), [11, 13]);
+        assert_eq!(ports(&queue.take(2, &[record(10)], odd).await.expect("one")), [15]);
+        assert_eq!((queue.len(), queue.size()), (3, 3 * record(10).size()));
+        assert_eq!((16..20).map(|port| queue.push(record(port))).sum::<u64>(), 1);
+        queue.restore();
+        queue.close();
+        assert_eq!(ports(&queue.take(1, &[record(10)], |_| true).await.expect("one at least")), [12]);
+        assert_eq!(ports(&take(&queue, 10).await.expect("the others")), [14, 16, 17, 18, 19]);
+        assert_eq!((take(&queue, 1).await, queue.size()), (None, 0));
     }
 
     #[tokio::test]
@@ -153,8 +205,10 @@ mod tests {
         for _ in 0..2 * most {
             queue.push(record(10));
         }
-        assert_eq!(queue.take(usize::MAX).await.expect("many").len(), most);
-        assert_eq!(queue.take(10).await.expect("ten").len(), 10);
+        assert_eq!(take(&queue, usize::MAX).await.expect("many").len(), most);
+        assert_eq!(take(&queue, 10).await.expect("ten").len(), 10);
+        let held = vec![record(10); most - 5];
+        assert_eq!(queue.take(usize::MAX, &held, |_| true).await.expect("five").len(), 5);
     }
 
     #[tokio::test]
@@ -164,7 +218,7 @@ mod tests {
             let queue = queue.clone();
             async move {
                 let mut all = Vec::new();
-                while let Some(records) = queue.take(1).await {
+                while let Some(records) = take(&queue, 1).await {
                     all.extend(ports(&records));
                 }
                 all

@@ -23,11 +23,16 @@ use rcgen::{CertificateParams, KeyPair};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 pub const PLAINTEXT: &str = "127.0.0.1:9092";
+/// Of the second one.
+pub const SECOND: &str = "127.0.0.1:9097";
 pub const SSL: &str = "127.0.0.1:9094";
 /// With PLAIN and SCRAM.
 pub const SASL_SSL: &str = "127.0.0.1:9095";
 /// With SCRAM only.
 pub const SASL_PLAINTEXT: &str = "127.0.0.1:9096";
+
+/// Settings that all brokers have.
+const COMMON: &str = "offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\nlog.retention.ms=-1\n";
 
 pub const USER: &str = "podtap";
 pub const PASSWORD: &str = "to be or not to be";
@@ -36,6 +41,8 @@ pub const PASSWORD: &str = "to be or not to be";
 pub struct Broker<'a> {
     network: &'a Network,
     directory: PathBuf,
+    /// Where it answers without TLS and password.
+    address: &'static str,
     process: Option<Killed>,
 }
 
@@ -50,31 +57,53 @@ pub struct Message {
 impl<'a> Broker<'a> {
     /// Starts one, and returns when it answers.
     pub fn start(network: &'a Network) -> Self {
+        let broker = Self::new(network, PLAINTEXT);
+        broker.certify();
+        let scram = ["SCRAM-SHA-256", "SCRAM-SHA-512"]
+            .map(|mechanism| format!("--add-scram={mechanism}=[name={USER},password=\"{PASSWORD}\"]"));
+        let properties = broker.properties();
+        broker.format(&properties, &scram)
+    }
+
+    /// Starts another one of the same cluster, which the first one controls.
+    pub fn join(&self) -> Self {
+        let broker = Self::new(self.network, SECOND);
+        let properties = format!(
+            "process.roles=broker\nnode.id=2\ncontroller.quorum.voters=1@127.0.0.1:9093\nlisteners=PLAINTEXT://{SECOND}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
+             inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\n{COMMON}",
+            broker.file("data").display()
+        );
+        broker.format(&properties, &[])
+    }
+
+    fn new(network: &'a Network, address: &'static str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = env::temp_dir().join(format!("podtap-kafka-{}-{number}", process::id()));
         fs::create_dir_all(&directory).expect("a directory");
-        let mut broker = Self { network, directory, process: None };
+        Self { network, directory, address, process: None }
+    }
+
+    fn certify(&self) {
         let key = KeyPair::generate().expect("a key");
         let names = ["127.0.0.1".to_owned()];
         let certificate =
             CertificateParams::new(names).and_then(|params| params.self_signed(&key)).expect("a certificate");
-        fs::write(broker.authority(), certificate.pem()).expect("it can be written");
-        fs::write(broker.file("server.pem"), key.serialize_pem() + &certificate.pem()).expect("it can be written");
-        for (file, password) in [(broker.password(), PASSWORD), (broker.wrong_password(), "that is the question")] {
+        fs::write(self.authority(), certificate.pem()).expect("it can be written");
+        fs::write(self.file("server.pem"), key.serialize_pem() + &certificate.pem()).expect("it can be written");
+        for (file, password) in [(self.password(), PASSWORD), (self.wrong_password(), "that is the question")] {
             fs::write(file, format!("{password}\n")).expect("it can be written");
         }
-        fs::write(broker.file("server.properties"), broker.properties()).expect("it can be written");
-        let properties = broker.file("server.properties");
-        let mut format =
-            broker.tool("kafka.tools.StorageTool", &["format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw", "--config"]);
-        format.arg(&properties);
-        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            format.args(["--add-scram", &format!("{mechanism}=[name={USER},password=\"{PASSWORD}\"]")]);
-        }
-        run(&mut format);
-        broker.restart();
-        broker
+    }
+
+    /// Formats its storage, and starts it.
+    fn format(mut self, properties: &str, arguments: &[String]) -> Self {
+        fs::write(self.file("server.properties"), properties).expect("it can be written");
+        let mut format = self.tool("kafka.tools.StorageTool", &["format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw"]);
+        run(format.arg("--config").arg(self.file("server.properties")).args(arguments));
+        self.restart();
+        self
     }
 
     fn properties(&self) -> String {
@@ -90,8 +119,7 @@ impl<'a> Broker<'a> {
              listener.name.sasl_plaintext.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512\n\
              listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
              listener.name.sasl_ssl.plain.sasl.jaas.config={plain}\n\
-             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=0\n\
-             auto.create.topics.enable=true\nlog.retention.ms=-1\n",
+             auto.create.topics.enable=true\n{COMMON}",
             self.file("data").display(),
             self.file("server.pem").display(),
         );
@@ -151,7 +179,7 @@ impl<'a> Broker<'a> {
             if let Some(status) = process.0.try_wait().expect("it can be waited for") {
                 panic!("{status}: {}", fs::read_to_string(self.file("log")).unwrap_or_default());
             }
-            self.network.within(|| std::net::TcpStream::connect(PLAINTEXT)).map(drop)
+            self.network.within(|| std::net::TcpStream::connect(self.address)).map(drop)
         });
     }
 
@@ -164,6 +192,18 @@ impl<'a> Broker<'a> {
             command.args(["--config", setting]);
         }
         run(&mut command);
+    }
+
+    /// Creates a topic whose partitions are on these brokers, each on one. They may still be joining.
+    pub fn create_on(&self, topic: &str, brokers: &[u32]) {
+        let brokers: Vec<String> = brokers.iter().map(u32::to_string).collect();
+        until("the topic is created", PATIENCE, || {
+            let mut command =
+                self.tool("org.apache.kafka.tools.TopicCommand", &["--bootstrap-server", PLAINTEXT, "--create"]);
+            command.args(["--topic", topic, "--replica-assignment", &brokers.join(",")]);
+            let output = command.stdin(Stdio::null()).output().expect("java runs");
+            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
+        });
     }
 
     /// How many messages a topic has.

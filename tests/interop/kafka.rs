@@ -20,7 +20,7 @@ use podtap_tests::{
 };
 use serde_json::Value;
 
-use crate::broker::{Broker, Message, PASSWORD, PLAINTEXT, SASL_PLAINTEXT, SASL_SSL, SSL, USER};
+use crate::broker::{Broker, Message, PASSWORD, PLAINTEXT, SASL_PLAINTEXT, SASL_SSL, SECOND, SSL, USER};
 
 const PARTITIONS: u32 = 4;
 /// `PODTAP_INTEROP_RECORDS` sets another number. The order of more than these is not checked, only their count.
@@ -250,4 +250,58 @@ fn what_a_broker_that_is_down_does_not_get_is_counted() {
     let messages = broker.consume("flows");
     let values: BTreeSet<&str> = messages.iter().map(|message| &*message.value).collect();
     assert_eq!(values.len() as u64, 2 * sent, "none comes twice");
+}
+
+#[test]
+fn partitions_of_a_broker_that_is_down_do_not_hold_up_others() {
+    const PART: u32 = 10_000;
+    let network = Network::new();
+    let broker = Broker::start(&network);
+    let mut second = broker.join();
+    broker.create_on("flows", &[1, 2, 1, 2]);
+    // The one that fails is asked first.
+    let sink = format!(
+        "sinks: [{{name: kafka, queueMiB: 512, kafka: {{brokers: ['{SECOND}', '{PLAINTEXT}'], topic: flows}}}}]"
+    );
+    let exporter = Sinks::listening(&network, &sink);
+    let mut collector = until("it listens", PATIENCE, || UnixStream::connect(exporter.socket()));
+    let mut write = |numbers: std::ops::Range<u32>| {
+        numbers.for_each(|number| collector.write_all(report(number).as_bytes()).expect("it reads"));
+    };
+    let sent = || exporter.metric("podtap_exporter_records_sent_total{sink=\"kafka\"}");
+    let until_sent = |records: u64| {
+        until("they are sent", patience(PART), || match sent()? {
+            sent if sent >= records => Ok(()),
+            sent => Err(format!("{sent} of {records}")),
+        });
+    };
+    // One of each connection: where its reports go.
+    write(0..1000);
+    until_sent(1000);
+    let messages = broker.consume("flows");
+    let first: BTreeSet<_> =
+        messages.iter().filter(|message| message.partition % 2 == 0).map(|message| message.key.clone()).collect();
+    assert!((1..1000).contains(&first.len()), "both brokers have some");
+
+    write(1000..PART);
+    until_sent(2000);
+    second.kill();
+    until("it is told", PATIENCE, || match exporter.condition("kafka")? {
+        (Some(false), message) if message.contains("of flows has no leader") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let before = sent().expect("it is there");
+    write(PART..2 * PART);
+    // Each connection has as many of them.
+    until_sent(before + u64::from(PART) / 1000 * first.len() as u64);
+    assert!(sent().expect("it is there") < u64::from(2 * PART));
+    assert_eq!(exporter.condition("kafka").expect("it is told").0, Some(false));
+
+    second.restart();
+    until_sent((2 * PART).into());
+    exporter.terminate();
+    let (status, errors) = exporter.wait();
+    assert!(status.success(), "{errors}");
+    assert_eq!(broker.count("flows"), 2 * u64::from(2 * PART));
+    check_order(&broker.consume("flows"), 2 * PART);
 }

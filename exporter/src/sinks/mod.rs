@@ -33,6 +33,16 @@ pub trait Sink: Send + 'static {
     /// Whether it asks the policy itself, before each request, instead of before each delivery: see [`Sink::permitted`].
     const ASKS_ITSELF: bool = false;
 
+    /// How many partitions it has. In each, records stay in order, and what one cannot take does not hold up the others.
+    fn partitions(&self) -> u32 {
+        1
+    }
+
+    /// Which of so many partitions a record goes to.
+    fn partition(_record: &Record, _partitions: u32) -> u32 {
+        0
+    }
+
     /// Its servers, each as a host and a port: the policy must allow all their addresses. None: it connects to nothing.
     fn servers(&self) -> Vec<(String, u16)>;
 
@@ -43,7 +53,7 @@ pub trait Sink: Send + 'static {
     fn disconnect(&mut self);
 
     /// Delivers records, in order. After an error, those that it does not tell as delivered are delivered again, in the same
-    /// order, or dropped.
+    /// order, or dropped: of each partition the same ones, without others.
     fn deliver(&mut self, records: &[Arc<Record>]) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Called about every second in which there is nothing to deliver.
@@ -74,6 +84,8 @@ pub struct Failure {
     pub delivered: usize,
     /// and which ones after these: not all partitions of a sink fail together.
     pub others: BTreeSet<usize>,
+    /// Which ones are dropped in any case.
+    pub refused: BTreeSet<usize>,
     pub kind: FailureKind,
     pub message: String,
 }
@@ -83,6 +95,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// They are sent again: the sink cannot be reached, or is busy.
     Unavailable,
+    /// Likewise, but only their partitions: records of others do not wait.
+    PartitionUnavailable,
     /// They are dropped: the sink does not take them, and would not do so later.
     Refused,
 }
@@ -90,12 +104,17 @@ pub enum FailureKind {
 impl Failure {
     /// None was delivered; later, they may be.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { delivered: 0, others: BTreeSet::new(), kind: FailureKind::Unavailable, message: message.into() }
+        Self::new(FailureKind::Unavailable, message)
     }
 
     /// None was delivered, or will be.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { delivered: 0, others: BTreeSet::new(), kind: FailureKind::Refused, message: message.into() }
+        Self::new(FailureKind::Refused, message)
+    }
+
+    /// None was delivered.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { delivered: 0, others: BTreeSet::new(), refused: BTreeSet::new(), kind, message: message.into() }
     }
 
     /// Likewise, after so many that were.
@@ -113,6 +132,16 @@ impl Failure {
     /// Whether the record with this index was delivered.
     fn has_delivered(&self, index: usize) -> bool {
         index < self.delivered || self.others.contains(&index)
+    }
+
+    /// Whether it is dropped.
+    fn has_refused(&self, index: usize) -> bool {
+        !self.has_delivered(index) && (self.kind == FailureKind::Refused || self.refused.contains(&index))
+    }
+
+    /// Whether it is delivered again.
+    fn keeps(&self, index: usize) -> bool {
+        !self.has_delivered(index) && !self.has_refused(index)
     }
 }
 

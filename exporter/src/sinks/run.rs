@@ -1,17 +1,18 @@
 //! The task of a sink.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use podtap_runtime::backoff::Backoff;
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::{Failure, FailureKind, Sink};
-use crate::{figures::SinkFigures, policy::Permit, queue::Queue};
+use crate::{figures::SinkFigures, policy::Permit, queue::Queue, record::Record};
 
 /// How often a sink without records is told so.
 const IDLE: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ impl Condition {
             Some(Failure { kind, message, .. }) => {
                 figures.failures.inc();
                 let next = match kind {
-                    FailureKind::Unavailable => "retrying",
+                    FailureKind::Unavailable | FailureKind::PartitionUnavailable => "retrying",
                     FailureKind::Refused => "these records are dropped",
                 };
                 if is_new {
@@ -82,60 +83,89 @@ impl Drop for Taken<'_> {
 pub async fn run<S: Sink>(mut sink: S, mut permit: Permit, queue: Queue, figures: SinkFigures, condition: Condition) {
     // Whether the last failure was one of `idle`.
     let mut has_failed_idle = false;
+    // What is delivered again when it is due, and the partitions of it: their other records stay in the queue until it is delivered.
+    let (mut kept, mut due) = (Vec::new(), Instant::now());
+    let (mut partitions, mut unavailable) = (sink.partitions(), BTreeSet::new());
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut taken = Taken(0, &figures);
     loop {
-        let records = tokio::select! {
-            records = queue.take(S::MOST) => records,
-            () = sleep(IDLE) => {
-                let told = in_time(async {
-                    renew(&mut permit, &mut sink).await?;
-                    sink.idle().await
-                });
-                let told = told.await;
-                if told.is_err() || has_failed_idle {
-                    condition.set(told.as_ref().err(), &figures);
-                    has_failed_idle = told.is_err();
+        let is_retry = !kept.is_empty() && due <= Instant::now();
+        let mut records = if is_retry {
+            queue.restore();
+            std::mem::take(&mut kept)
+        } else {
+            let accepts = |record: &Record| kept.is_empty() || !unavailable.contains(&S::partition(record, partitions));
+            let records = tokio::select! {
+                records = queue.take(S::MOST, &kept, accepts) => records,
+                () = sleep_until(due), if !kept.is_empty() => continue,
+                () = sleep(IDLE) => {
+                    let told = in_time(async {
+                        renew(&mut permit, &mut sink).await?;
+                        sink.idle().await
+                    });
+                    let told = told.await;
+                    if told.is_err() || (has_failed_idle && kept.is_empty()) {
+                        condition.set(told.as_ref().err(), &figures);
+                        has_failed_idle = told.is_err();
+                    }
+                    tell_attempted(&mut sink, &condition, &figures);
+                    continue;
                 }
-                tell_attempted(&mut sink, &condition, &figures);
-                continue;
+            };
+            match records {
+                Some(records) => records,
+                None if kept.is_empty() => break,
+                None => {
+                    sleep_until(due).await;
+                    continue;
+                }
             }
         };
-        let Some(mut records) = records else { break };
-        let mut taken = Taken(records.len() as u64, &figures);
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        while !records.is_empty() {
-            figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
-            if queue.is_closed() {
-                permit.keep();
-            }
-            let result = in_time(async {
-                renew(&mut permit, &mut sink).await?;
-                sink.deliver(&records).await
-            })
-            .await;
-            has_failed_idle = false;
-            match &result {
-                Ok(()) => records.clear(),
-                Err(failure) => {
-                    let mut indices = 0..;
-                    records.retain(|_| indices.next().is_some_and(|index| !failure.has_delivered(index)));
-                }
-            }
-            figures.sent.inc_by(taken.0 - records.len() as u64);
-            taken.0 = records.len() as u64;
-            if S::IS_ATTEMPT || result.is_err() {
-                condition.set(result.as_ref().err(), &figures);
-            }
-            tell_attempted(&mut sink, &condition, &figures);
-            match result {
-                Ok(()) => {}
-                Err(Failure { kind: FailureKind::Unavailable, .. }) => sleep(backoff.pause()).await,
-                Err(Failure { kind: FailureKind::Refused, .. }) => {
-                    figures.refused.inc_by(taken.0);
-                    taken.0 = 0;
-                    records.clear();
-                }
+        let count = records.len();
+        taken.0 = (kept.len() + count) as u64;
+        figures.queued.set(i64::try_from(queue.size()).unwrap_or(i64::MAX));
+        if queue.is_closed() {
+            permit.keep();
+        }
+        let result = in_time(async {
+            renew(&mut permit, &mut sink).await?;
+            sink.deliver(&records).await
+        })
+        .await;
+        has_failed_idle = false;
+        let (failure, mut refused) = (result.err(), 0);
+        match &failure {
+            None => records.clear(),
+            Some(failure) => {
+                refused = (0..count).filter(|index| failure.has_refused(*index)).count();
+                let mut indices = 0..;
+                records.retain(|_| indices.next().is_some_and(|index| failure.keeps(index)));
             }
         }
+        figures.sent.inc_by((count - refused - records.len()) as u64);
+        figures.refused.inc_by(refused as u64);
+        let was_empty = kept.is_empty();
+        kept.append(&mut records);
+        taken.0 = kept.len() as u64;
+        // While something is kept, the sink does not take records, although others are delivered.
+        if failure.is_some() || (S::IS_ATTEMPT && kept.is_empty()) {
+            condition.set(failure.as_ref(), &figures);
+        }
+        tell_attempted(&mut sink, &condition, &figures);
+        match failure.map(|failure| failure.kind) {
+            Some(FailureKind::Unavailable) => {
+                sleep(backoff.pause()).await;
+                due = Instant::now();
+            }
+            // Those that fail meanwhile do not delay those that were kept before.
+            Some(FailureKind::PartitionUnavailable) if was_empty => due = Instant::now() + backoff.pause(),
+            Some(FailureKind::PartitionUnavailable | FailureKind::Refused) | None => {}
+        }
+        if kept.is_empty() {
+            backoff.reset();
+        }
+        partitions = sink.partitions();
+        unavailable = kept.iter().map(|record| S::partition(record, partitions)).collect();
     }
     // They are counted if this ends, or is ended, without success.
     let mut held = Taken(sink.held(), &figures);
@@ -182,7 +212,7 @@ mod tests {
     use crate::{
         figures::Figures,
         policy::Policy,
-        record::{Record, fixtures::record},
+        record::fixtures::record,
         sinks::{Sinks, WhenFull},
     };
 
@@ -322,5 +352,137 @@ mod tests {
         push(&sinks, 10..200, WhenFull::Wait).await;
         assert_eq!(sinks.finish(Duration::from_secs(300)).await, []);
         assert_eq!(sink.got(), (10..200).collect::<Vec<_>>());
+    }
+
+    /// A sink with three partitions, by port. What some of them do is set.
+    #[derive(Clone, Default)]
+    struct Partitioned {
+        unavailable: Arc<Mutex<BTreeSet<u32>>>,
+        refusing: Arc<Mutex<BTreeSet<u32>>>,
+        got: Arc<Mutex<Vec<u16>>>,
+        /// Ports of what those got that were unavailable, in each attempt.
+        tried: Arc<Mutex<Vec<Vec<u16>>>>,
+    }
+
+    fn port(record: &Record) -> u16 {
+        record.sent.as_ref().and_then(|line| line.flow.source.port).expect("a port")
+    }
+
+    impl Sink for Partitioned {
+        const MOST: usize = 4;
+
+        fn partitions(&self) -> u32 {
+            3
+        }
+
+        fn partition(record: &Record, partitions: u32) -> u32 {
+            u32::from(port(record)) % partitions
+        }
+
+        fn servers(&self) -> Vec<(String, u16)> {
+            Vec::new()
+        }
+
+        fn disconnect(&mut self) {}
+
+        async fn deliver(&mut self, records: &[Arc<Record>]) -> Result<(), Failure> {
+            let of = |partitions: &Mutex<BTreeSet<u32>>| -> BTreeSet<usize> {
+                let partitions = partitions.lock().expect("no panic");
+                (0..records.len()).filter(|index| partitions.contains(&Self::partition(&records[*index], 3))).collect()
+            };
+            let (unavailable, refused) = (of(&self.unavailable), of(&self.refusing));
+            let delivered = (0..records.len()).filter(|index| !unavailable.contains(index) && !refused.contains(index));
+            let delivered: Vec<_> = delivered.collect();
+            self.got.lock().expect("no panic").extend(delivered.iter().map(|index| port(&records[*index])));
+            if !unavailable.is_empty() {
+                let ports = unavailable.iter().map(|index| port(&records[*index])).collect();
+                self.tried.lock().expect("no panic").push(ports);
+                let failure = Failure::new(FailureKind::PartitionUnavailable, "one is unavailable");
+                return Err(Failure { refused, ..failure.except(delivered) });
+            }
+            if refused.is_empty() { Ok(()) } else { Err(Failure::refused("one refuses").except(delivered)) }
+        }
+    }
+
+    impl Partitioned {
+        /// Partition 1 is unavailable.
+        fn new() -> Self {
+            Self { unavailable: Arc::new(Mutex::new([1].into())), ..Self::default() }
+        }
+
+        /// What each partition got, in order.
+        fn got(&self) -> [Vec<u16>; 3] {
+            let got = self.got.lock().expect("no panic").clone();
+            [0, 1, 2].map(|partition| got.iter().copied().filter(|port| port % 3 == partition).collect())
+        }
+
+        async fn until_got(&self, expected: [Vec<u16>; 3]) {
+            let start = Instant::now();
+            while self.got() != expected {
+                assert!(start.elapsed() < FIRST_PAUSE / 2, "{:?}, not {expected:?}", self.got());
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    fn of(partition: u16, ports: std::ops::Range<u16>) -> Vec<u16> {
+        ports.filter(|port| port % 3 == partition).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_partitions_do_not_wait() {
+        let sink = Partitioned::new();
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..30, WhenFull::DropOldest).await;
+        sink.until_got([of(0, 10..30), vec![], of(2, 10..30)]).await;
+        // Attempts to deliver it again have the same records, and nothing else of the partition.
+        sleep(10 * LONGEST_PAUSE).await;
+        push(&sinks, 30..50, WhenFull::DropOldest).await;
+        sink.until_got([of(0, 10..50), vec![], of(2, 10..50)]).await;
+        let tried = sink.tried.lock().expect("no panic").clone();
+        assert!(tried.len() > 10 && tried.iter().all(|ports| *ports == [10, 13]), "{tried:?}");
+        // It is told, although others are delivered.
+        let condition = sinks.conditions().remove(0);
+        assert_eq!(serde_json::to_value(condition.told()).expect("JSON")["message"], "one is unavailable");
+        assert_eq!(figures.of_sink("s").sent.get(), (of(0, 10..50).len() + of(2, 10..50).len()) as u64);
+        sink.unavailable.lock().expect("no panic").clear();
+        assert_eq!(sinks.finish(2 * LONGEST_PAUSE).await, []);
+        assert_eq!(sink.got(), [0, 1, 2].map(|partition| of(partition, 10..50)));
+        assert_eq!((figures.of_sink("s").sent.get(), figures.of_sink("s").up.get()), (40, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_stays_unavailable_costs_its_own_records_only() {
+        let sink = Partitioned::new();
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 6 * record(10).size(), &figures, sink.clone());
+        for port in 10..110 {
+            push(&sinks, port..port + 1, WhenFull::DropOldest).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(sink.got(), [of(0, 10..110), vec![], of(2, 10..110)]);
+        let missing = of(1, 10..110).len() as u64;
+        assert_eq!(sinks.finish(Duration::from_secs(5)).await, [("s".to_owned(), missing)]);
+        let figures = figures.of_sink("s");
+        assert_eq!(figures.sent.get() + missing, 100);
+        assert_eq!(figures.queue_full.get() + figures.unsent.get(), missing);
+        // The one that was tried first, and as many as the queue has room for.
+        assert!((5..=7).contains(&figures.unsent.get()), "{}", figures.unsent.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_partition_refuses_does_not_wait_for_another() {
+        let sink = Partitioned::new();
+        sink.refusing.lock().expect("no panic").insert(2);
+        let (mut sinks, figures) = (Sinks::new(Policy::default()), Figures::default());
+        sinks.start("s", 1 << 20, &figures, sink.clone());
+        push(&sinks, 10..30, WhenFull::DropOldest).await;
+        sink.until_got([of(0, 10..30), vec![], vec![]]).await;
+        let figures = figures.of_sink("s");
+        assert_eq!(figures.refused.get(), of(2, 10..30).len() as u64);
+        let missing = (of(1, 10..30).len() + of(2, 10..30).len()) as u64;
+        assert_eq!(sinks.finish(Duration::from_secs(5)).await, [("s".to_owned(), missing)]);
+        assert_eq!(figures.unsent.get(), of(1, 10..30).len() as u64);
     }
 }

@@ -6,7 +6,7 @@ mod partition;
 mod sasl;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -102,6 +102,8 @@ pub struct Kafka {
     compression: Compression,
     cluster: Option<Cluster>,
     used: Instant,
+    /// Of the topic, when it was asked last.
+    partitions: u32,
     producer: Option<Producer>,
 }
 
@@ -132,7 +134,7 @@ impl Kafka {
             CompressionConfig::Snappy => Compression::Snappy,
             CompressionConfig::Zstd => Compression::Zstd,
         };
-        Ok(Self { config, compression, cluster: None, used: Instant::now(), producer: None })
+        Ok(Self { config, compression, cluster: None, used: Instant::now(), partitions: 1, producer: None })
     }
 
     /// Connects, if that is necessary.
@@ -220,12 +222,20 @@ const fn kind(error: &ProduceError) -> FailureKind {
             | ResponseError::InvalidTimestamp,
             _,
         ) => FailureKind::Refused,
-        _ => FailureKind::Unavailable,
+        _ => FailureKind::PartitionUnavailable,
     }
 }
 
 impl Sink for Kafka {
     const MOST: usize = 4096;
+
+    fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    fn partition(record: &Record, partitions: u32) -> u32 {
+        partition::partition_of(&partition::key(record), partitions)
+    }
 
     fn servers(&self) -> Vec<(String, u16)> {
         self.config.brokers().unwrap_or_default()
@@ -239,13 +249,14 @@ impl Sink for Kafka {
         let until = Instant::now() + ATTEMPT;
         let prepared = self.prepare(until).await;
         let mut cluster = prepared.map_err(|error| Failure::unavailable(format!("{error:#}")))?;
-        let batches = self.batches(records, cluster.partitions(), now());
+        self.partitions = cluster.partitions();
+        let batches = self.batches(records, self.partitions, now());
         let encoded = batches.iter().map(|(partition, batch)| Ok((*partition, self.encode(batch)?)));
         let encoded = encoded.collect::<Result<_>>().map_err(|error| Failure::refused(format!("{error:#}")))?;
         let results = cluster.produce(encoded, until).await;
         self.used = Instant::now();
 
-        let (mut delivered, mut failure) = (Vec::new(), None::<Failure>);
+        let (mut delivered, mut refused, mut failure) = (Vec::new(), BTreeSet::new(), None::<Failure>);
         for (partition, result) in results {
             let batch = &batches[&partition];
             match (result, &mut self.producer) {
@@ -268,10 +279,12 @@ impl Sink for Kafka {
                         *producer = None;
                     }
                     let kind = kind(&error);
-                    // What is refused will be so again, when the other partitions have theirs.
+                    if kind == FailureKind::Refused {
+                        refused.extend(&batch.records);
+                    }
                     if failure.as_ref().is_none_or(|failure| failure.kind == FailureKind::Refused) {
                         let (ProduceError::Answer(_, message) | ProduceError::NoAnswer(message)) = error;
-                        failure = Some(Failure { kind, ..Failure::unavailable(message) });
+                        failure = Some(Failure::new(kind, message));
                     }
                 }
             }
@@ -280,7 +293,7 @@ impl Sink for Kafka {
         if failure.as_ref().is_none_or(|failure| failure.kind == FailureKind::Refused) {
             self.cluster = Some(cluster);
         }
-        failure.map_or(Ok(()), |failure| Err(failure.except(delivered)))
+        failure.map_or(Ok(()), |failure| Err(Failure { refused, ..failure.except(delivered) }))
     }
 
     async fn idle(&mut self) -> Result<(), Failure> {
