@@ -263,8 +263,9 @@ fn partitions_of_a_broker_that_is_down_do_not_hold_up_others() {
     let sink = format!(
         "sinks: [{{name: kafka, queueMiB: 512, kafka: {{brokers: ['{SECOND}', '{PLAINTEXT}'], topic: flows}}}}]"
     );
-    let exporter = Sinks::listening(&network, &sink);
-    let mut collector = until("it listens", PATIENCE, || UnixStream::connect(exporter.socket()));
+    let mut exporter = Exporter::new(&network, &sink);
+    exporter.listen();
+    let mut collector = UnixStream::connect(exporter.socket()).expect("it listens");
     let mut write = |numbers: std::ops::Range<u32>| {
         numbers.for_each(|number| collector.write_all(report(number).as_bytes()).expect("it reads"));
     };
@@ -299,8 +300,7 @@ fn partitions_of_a_broker_that_is_down_do_not_hold_up_others() {
 
     second.restart();
     until_sent((2 * PART).into());
-    exporter.terminate();
-    let (status, errors) = exporter.wait();
+    let Ended { status, errors, .. } = exporter.end();
     assert!(status.success(), "{errors}");
     assert_eq!(broker.count("flows"), 2 * u64::from(2 * PART));
     check_order(&broker.consume("flows"), 2 * PART);
