@@ -8,7 +8,10 @@ use podtap_tests::{
     wait::until,
 };
 
-use crate::orphans::{WithoutController, delete_helper_pods};
+use crate::{
+    orphans::{WithoutController, delete_helper_pods},
+    scene::set_values,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -104,8 +107,10 @@ fn uninstalling_with_kept_definitions_leaves_no_node_tap() {
 #[test]
 fn deleting_the_manifest_ends_taps_first_and_leaves_nothing() {
     let _alone = Cluster::alone();
-    let tapped = Tapped::new("manifest", "uni-plain");
     let lab = Cluster::lab();
+    // The manifest does not have what an earlier test may have left.
+    set_values(lab, "collector.enabled=false").expect("helm works");
+    let tapped = Tapped::new("manifest", "uni-plain");
     let manifest = lab.top().join("deploy/install.yaml");
     let manifest = manifest.to_str().expect("UTF-8");
     let delete = ["delete", "-f", manifest, "--ignore-not-found", "--timeout=120s"];
